@@ -1,0 +1,240 @@
+"""The contract of every strategy: ask and tell.
+
+A batch is the state machine over the queries of one micro-batch. It says which draws to start (`ask`), hears how each
+ended (`tell`), and names the queries that can be answered (`decided`). It knows labels, scores, tokens and costs as
+plain values; it never sees text, a clock, a currency or a socket, so the same code runs live, in replay and under
+property tests.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Hashable
+from dataclasses import dataclass, field
+
+Label = Hashable
+"""What a sample votes for. Equal labels are the same answer."""
+
+BUDGET = "budget"
+FAILED = "failed"
+ROUND_CAP = "round cap"
+SAMPLE_CAP = "sample cap"
+CONFIDENT = "confident"
+
+
+@dataclass(frozen=True, slots=True)
+class Draw:
+    """One sample to be made. `given` holds the ids of the finished draws that its prompt shows (none: independent)."""
+
+    id: int
+    query: int
+    given: tuple[int, ...] = ()
+    round: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """A finished draw. `label` None abstains; `score` in [0, 1] or None; `tokens` and `cost` are what it took."""
+
+    draw: int
+    label: Label | None
+    score: float | None = None
+    tokens: int = 0
+    cost: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A draw that the upstream lost."""
+
+    draw: int
+
+
+@dataclass(frozen=True, slots=True)
+class Denied:
+    """A draw that was not started: the budget does not hold it."""
+
+    draw: int
+
+
+@dataclass(frozen=True, slots=True)
+class Cancelled:
+    """A draw that was stopped on the way, and what it had cost by then."""
+
+    draw: int
+    cost: int = 0
+
+
+Outcome = Sample | Failure | Denied | Cancelled
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Caps of one query: samples started, and rounds (waves of draws; a conditioned half is a round of its own)."""
+
+    max_samples: int = 32
+    max_rounds: int = 6
+
+
+@dataclass(slots=True)
+class QueryState:
+    """What a batch knows of one query. `samples` are in order of arrival; `out` are the draws not yet told."""
+
+    id: int
+    probe: bool
+    drawn: int = 0
+    rounds: int = 0
+    out: set[int] = field(default_factory=set)
+    samples: list[Sample] = field(default_factory=list)
+    denied: bool = False
+    decided: bool = False
+    reason: str | None = None
+
+
+class Batch(ABC):
+    """The bookkeeping that all strategies share; a strategy adds `_continue` and, to share a budget, `_allocate`.
+
+    The caller starts every draw that `ask` returns and tells exactly one outcome for each. `done` means that nothing
+    more will be asked; an empty `ask()` with draws out means wait.
+    """
+
+    def __init__(self, limits: Limits) -> None:
+        self.limits = limits
+        self.closed = False
+        self.tokens = 0
+        self.cost = 0
+        self.started = 0
+        self._queries: dict[int, QueryState] = {}
+        self._out: dict[int, Draw] = {}
+        self._changed: dict[int, None] = {}
+        self._pending: list[Draw] = []
+        self._undecided = 0
+
+    def join(self, query: int, *, probe: bool = False) -> None:
+        """Add a query. A probing query makes one draw first, and goes on only when that one came back."""
+        if self.closed:
+            raise ValueError("the batch is closed")
+        if query in self._queries:
+            raise ValueError(f"query {query} has joined already")
+        self._queries[query] = QueryState(query, probe)
+        self._changed[query] = None
+        self._undecided += 1
+
+    def leave(self, query: int) -> None:
+        """Take a query out, answered or given up. Outcomes of its draws are still to be told, and only accounted."""
+        state = self._queries.pop(query)
+        self._changed.pop(query, None)
+        self._pending = [draw for draw in self._pending if draw.query != query or self._forget(draw)]
+        if not state.decided:
+            self._undecided -= 1
+        self._left(state)
+
+    def close(self) -> None:
+        """Say that no more queries will join."""
+        self.closed = True
+
+    def ask(self) -> tuple[Draw, ...]:
+        """The draws to start now."""
+        self._advance()
+        draws, self._pending = tuple(self._pending), []
+        return draws
+
+    def tell(self, outcome: Outcome) -> None:
+        """Hear how a draw ended. Each draw is told once; a second time is an error of the caller."""
+        draw = self._out.pop(outcome.draw, None)
+        if draw is None:
+            raise ValueError(f"draw {outcome.draw} was never asked or has been told already")
+        if isinstance(outcome, Sample):
+            self.tokens += outcome.tokens
+            self.cost += outcome.cost
+        elif isinstance(outcome, Cancelled):
+            self.cost += outcome.cost
+        state = self._queries.get(draw.query)
+        if state is not None:
+            state.out.discard(draw.id)
+            if not state.decided:
+                self._hear(state, outcome)
+                self._changed[draw.query] = None
+
+    def decided(self) -> tuple[int, ...]:
+        """The queries that can be answered now, until they leave."""
+        self._advance()
+        return tuple(state.id for state in self._queries.values() if state.decided)
+
+    def reason(self, query: int) -> str | None:
+        """Why a decided query stopped before its full measure, or None."""
+        return self._queries[query].reason
+
+    @property
+    def done(self) -> bool:
+        """Whether nothing more will be asked."""
+        self._advance()
+        return self.closed and not self._undecided and not self._pending
+
+    @property
+    def outstanding(self) -> int:
+        """How many draws have been asked and not told."""
+        return len(self._out)
+
+    @abstractmethod
+    def _continue(self, state: QueryState) -> None:
+        """Start what this query needs next, or decide it. Called after a change, while it is open and not short."""
+
+    def _allocate(self) -> None:  # noqa: B027 - most strategies share nothing between queries
+        """Share out a common budget, after every changed query has continued."""
+
+    def _left(self, state: QueryState) -> None:  # noqa: B027 - most strategies keep nothing of their own
+        """Forget what the strategy itself kept of a query that left."""
+
+    def _first(self) -> int:
+        """How many draws a query starts with."""
+        return 1
+
+    def _hear(self, state: QueryState, outcome: Outcome) -> None:
+        if isinstance(outcome, Sample):
+            state.samples.append(outcome)
+        elif isinstance(outcome, Denied):
+            state.denied = True
+
+    def _advance(self) -> None:
+        changed, self._changed = self._changed, {}
+        for query in changed:
+            state = self._queries.get(query)
+            if state is not None and not state.decided:
+                self._step(state)
+        self._allocate()
+
+    def _step(self, state: QueryState) -> None:
+        if not state.drawn:
+            self._start(state, 1 if state.probe else self._first())
+        elif state.denied:
+            if not state.out:
+                self._decide(state, BUDGET)
+        elif not state.out and not state.samples:
+            self._decide(state, FAILED)
+        elif not (state.probe and state.out and state.drawn == 1):
+            self._continue(state)
+
+    def _start(self, state: QueryState, count: int, given: tuple[int, ...] = (), *, same_round: bool = False) -> int:
+        """Ask `count` draws for a query, fewer where a cap is met; returns how many."""
+        if not same_round and state.rounds >= self.limits.max_rounds:
+            return 0
+        count = min(count, self.limits.max_samples - state.drawn)
+        if count > 0 and not same_round:
+            state.rounds += 1
+        for _ in range(count):
+            draw = Draw(self.started, state.id, given, state.rounds)
+            self.started += 1
+            state.drawn += 1
+            state.out.add(draw.id)
+            self._out[draw.id] = draw
+            self._pending.append(draw)
+        return max(count, 0)
+
+    def _decide(self, state: QueryState, reason: str | None = None) -> None:
+        state.decided = True
+        state.reason = reason
+        self._undecided -= 1
+
+    def _forget(self, draw: Draw) -> bool:
+        """Drop a draw that was planned and never handed out; always false, for use in a filter."""
+        del self._out[draw.id]
+        return False

@@ -1,0 +1,122 @@
+"""The account: what each tenant may spend, has reserved and has spent.
+
+Three invariants hold on every store. `spent + reserved <= limit` for every tenant, however many requests run at once.
+Every reservation ends exactly once. At idle nothing is reserved and `spent` is the sum of the ledger's rows.
+"""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from proxy.types import Account, Tenant
+
+
+@dataclass(frozen=True, slots=True)
+class Amount:
+    """Money in nano-USD and tokens."""
+
+    nano: int = 0
+    tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Reservation:
+    """A wish to spend at most `base + choices * each` on one upstream call; `base` is the prompt, `each` a choice.
+
+    `attempt` is unique for ever. `lifetime` is in seconds: after it the reservation is charged by whoever sweeps.
+    """
+
+    attempt: str
+    account: Account
+    base: Amount
+    each: Amount
+    choices: int
+    lifetime: float
+
+
+@dataclass(frozen=True, slots=True)
+class DrawRow:
+    """One line of the ledger: a draw (or a judge's call), what it took and what it cost in nano-USD."""
+
+    id: str
+    purpose: str
+    round: int
+    index: int
+    status: str
+    model: str
+    deployment: str
+    prompt_tokens: int
+    cached_tokens: int
+    completion_tokens: int
+    reasoning_tokens: int
+    cost_nano: int
+    estimated: bool
+    finish_reason: str | None
+    latency_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Settlement:
+    """The end of a reservation: its rows are what is charged (none: the call was not billed)."""
+
+    attempt: str
+    account: Account
+    rows: tuple[DrawRow, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Ballot:
+    """What a draw said, for the ledger: its label (None: abstained), verifier score and mean log-probability."""
+
+    draw: str
+    label: str | None
+    score: float | None
+    mean_logprob: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class RequestRow:
+    """One request's verdict. `answer` is the winner's, `first_answer` what one sample would have said."""
+
+    account: Account
+    model: str
+    strategy: str
+    status: int
+    samples: int
+    abstained: int
+    rounds: int
+    winner: int | None
+    answer: str | None
+    first_answer: str | None
+    confidence: float | None
+    cost_nano: int
+    reason: str | None
+    latency_ms: int
+    ballots: tuple[Ballot, ...] = ()
+
+
+class Ledger(Protocol):
+    """A store of accounts. Every method may be called from any task of one event loop."""
+
+    async def reserve(self, reservation: Reservation) -> int:
+        """Reserve for as many of the choices as the tenant's budget holds, in one transaction; returns how many."""
+
+    async def extend(self, attempt: str, more: Amount) -> bool:
+        """Add to a reservation if the budget holds it; false changes nothing."""
+
+    def settle(self, settlement: Settlement) -> None:
+        """End a reservation: release it and charge the rows. Never waits, so that a cancelled task can call it.
+
+        Settling an attempt twice is a no-op. What was settled is written before `flush` returns.
+        """
+
+    def record(self, row: RequestRow) -> None:
+        """Write a request's verdict and its draws' ballots. Never waits."""
+
+    async def authenticate(self, key: str) -> tuple[Tenant, str] | None:
+        """The tenant and the key's public id for a bearer key, or None when it is unknown, revoked or expired."""
+
+    async def flush(self) -> None:
+        """Return when all that was settled and recorded before is durable."""
+
+    async def close(self) -> None:
+        """Flush and let go of the store."""

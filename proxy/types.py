@@ -1,0 +1,120 @@
+"""Values that several rooms hand to each other."""
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+JSON = dict[str, Any]
+"""A JSON object, as a client or an upstream sent it."""
+
+StrategyName = Literal["off", "self_consistency", "dynscaling", "optscale"]
+STRATEGIES: tuple[StrategyName, ...] = ("off", "self_consistency", "dynscaling", "optscale")
+
+AnswerKind = Literal["auto", "math", "number", "choice", "label", "json", "tool_calls", "text"]
+Votable = Literal["auto", "always", "never"]
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerSpec:
+    """How to find the answer in a reply. `auto`: whatever the reply itself shows."""
+
+    kind: AnswerKind = "auto"
+    votable: Votable = "auto"
+
+
+@dataclass(frozen=True, slots=True)
+class Tenant:
+    """Who pays. Money in nano-USD, tokens in tokens; None means no limit.
+
+    `duration` is the length of a budget window (`30s`, `24h`, `1d`, `1mo`, `weekly`, ...); None: the budget is for ever.
+    `managed` tenants come from the configuration file and are edited there alone.
+    """
+
+    name: str
+    max_nano: int | None = None
+    max_tokens: int | None = None
+    duration: str | None = None
+    rpm_limit: int | None = None
+    models: tuple[str, ...] | None = None
+    strategy: StrategyName | None = None
+    max_samples: int | None = None
+    max_request_nano: int | None = None
+    blocked: bool = False
+    managed: bool = False
+
+    @property
+    def limited(self) -> bool:
+        """Whether any budget applies."""
+        return self.max_nano is not None or self.max_tokens is not None
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """Whom one request's draws are charged to, and under which request."""
+
+    tenant: str
+    key: str | None
+    request: str
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens of one upstream call, all choices together. `estimated`: counted here, not told by the provider."""
+
+    prompt: int = 0
+    completion: int = 0
+    cached: int = 0
+    reasoning: int = 0
+    estimated: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """One finished choice of an upstream call: its own message, byte for byte what the provider said."""
+
+    index: int
+    message: JSON
+    finish_reason: str | None
+    logprobs: JSON | None = None
+    tokens: int = 0
+
+    @property
+    def content(self) -> str:
+        """The message's text, joined where the provider sent parts; empty when there is none."""
+        content = self.message.get("content")
+        if isinstance(content, list):
+            return "".join(part.get("text") or "" for part in content if isinstance(part, dict))
+        return content if isinstance(content, str) else ""
+
+
+@dataclass(frozen=True, slots=True)
+class Strategy:
+    """A strategy with its parameters; equal ones may share a micro-batch."""
+
+    name: StrategyName
+    samples: int = 8
+    mean_samples: int = 16
+    max_samples: int = 32
+    max_rounds: int = 6
+    deadline_s: float = 120.0
+    unit: int = 8
+    thought_length: int = 4
+    exploration: float = 0.25
+    target: float = 0.95
+    s_min: float = 0.95
+    confidence: float = 0.9
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What will be done with one request, decided before anything is spent."""
+
+    tenant: Tenant
+    model: str
+    strategy: Strategy
+    answer: AnswerSpec = field(default_factory=AnswerSpec)
+    max_request_nano: int | None = None
+    reason: str | None = None
+    probe: bool = False
+    stream: bool = False
+    include_usage: bool = False
+    show_tally: bool = False
