@@ -47,7 +47,7 @@ class Rates:
     cached_input: int | None = None
 
     def cost(self, prompt: int, completion: int, cached: int = 0) -> int:
-        """Nano-USD for a call of `prompt` tokens (`cached` of them from a cache) and `completion` tokens, rounded up."""
+        """Nano-USD for a call of `prompt` tokens (`cached` of them cached) and `completion` tokens, rounded up."""
         cached_rate = self.input if self.cached_input is None else self.cached_input
         pico = (prompt - cached) * self.input + cached * cached_rate + completion * self.output
         return -(-pico // PICO_PER_NANO)

@@ -25,7 +25,7 @@ class AnswerSpec:
 class Tenant:
     """Who pays. Money in nano-USD, tokens in tokens; None means no limit.
 
-    `duration` is the length of a budget window (`30s`, `24h`, `1d`, `1mo`, `weekly`, ...); None: the budget is for ever.
+    `duration` is the length of a budget window (`30s`, `24h`, `1d`, `1mo`, `weekly`); None: the budget is for ever.
     `managed` tenants come from the configuration file and are edited there alone.
     """
 

@@ -55,4 +55,5 @@ def confidence(first: int, second: int) -> float:
     The regularised incomplete beta at 1/2 is the binomial tail P(Bin(first + second + 1, 1/2) <= second).
     """
     trials = first + second + 1
-    return 1.0 - sum(comb(trials, k) for k in range(second + 1)) / 2**trials
+    below: int = sum(comb(trials, k) for k in range(second + 1))
+    return 1.0 - below / (1 << trials)
