@@ -24,6 +24,7 @@ _WEAK_KEYS = frozenset({"sk-1234", "sk-12345678", "changeme", "password", "secre
 _MIN_MASTER_KEY = 16
 _MIN_KEY = 6
 _MAX_N = 1024
+_RESERVED = frozenset({"local", "master"})
 
 
 def _duration(text: str) -> str:
@@ -326,21 +327,10 @@ def _yaml_problem(file: str, error: yaml.YAMLError) -> Problem:
 
 def _across(config: Config, file: str) -> Iterator[Problem]:
     """Mistakes that only two keys together make."""
-    names: dict[str, int] = {}
-    owners: dict[str, str] = {}
     models = {entry.model_name for entry in config.model_list}
     for index, tenant in enumerate(config.tenants):
-        if tenant.name in names:
-            yield Problem(
-                file, f"tenants[{index}].name", f"{tenant.name!r} stands at tenants[{names[tenant.name]}] too"
-            )
-        names.setdefault(tenant.name, index)
-        for place, key in enumerate(tenant.keys):
-            if key == config.general_settings.master_key:
-                yield Problem(file, f"tenants[{index}].keys[{place}]", "is the master key")
-            if key in owners:
-                yield Problem(file, f"tenants[{index}].keys[{place}]", f"is a key of {owners[key]!r} too")
-            owners.setdefault(key, tenant.name)
+        if tenant.name in _RESERVED:
+            yield Problem(file, f"tenants[{index}].name", f"{tenant.name!r} is tally's own")
         for place, model in enumerate(tenant.models or ()):
             if models and model not in models:
                 yield Problem(file, f"tenants[{index}].models[{place}]", f"{model!r} is not in model_list")
@@ -349,3 +339,23 @@ def _across(config: Config, file: str) -> Iterator[Problem]:
     judge = config.scaling.judge_model
     if judge and models and judge not in models:
         yield Problem(file, "scaling.judge_model", f"{judge!r} is not in model_list")
+    yield from _twice(config, file)
+
+
+def _twice(config: Config, file: str) -> Iterator[Problem]:
+    """Names and keys that stand for two tenants."""
+    names: dict[str, int] = {}
+    owners: dict[str, str] = {}
+    for index, tenant in enumerate(config.tenants):
+        if tenant.name in names:
+            yield Problem(
+                file, f"tenants[{index}].name", f"{tenant.name!r} stands at tenants[{names[tenant.name]}] too"
+            )
+        names.setdefault(tenant.name, index)
+        for place, key in enumerate(tenant.keys):
+            where = f"tenants[{index}].keys[{place}]"
+            if key == config.general_settings.master_key:
+                yield Problem(file, where, "is the master key")
+            if key in owners:
+                yield Problem(file, where, f"is a key of {owners[key]!r} too")
+            owners.setdefault(key, tenant.name)

@@ -5,7 +5,7 @@ number of nano-dollars, so that sums are exact and the account is never short by
 """
 
 from dataclasses import dataclass
-from decimal import Decimal, InvalidOperation
+from decimal import ROUND_CEILING, Decimal, InvalidOperation
 
 NANO_PER_USD = 10**9
 PICO_PER_USD = 10**12
@@ -29,7 +29,7 @@ def nano_usd(usd: object) -> int:
 
 def pico_usd(usd_per_token: object) -> int:
     """Pico-USD a token in `usd_per_token` (dollars a token: a number or its text such as `1e-7`), rounded up."""
-    return -int(-_decimal(usd_per_token) * PICO_PER_USD // 1)
+    return int((_decimal(usd_per_token) * PICO_PER_USD).to_integral_value(ROUND_CEILING))
 
 
 def usd(nano: int) -> str:

@@ -82,7 +82,8 @@ class Choice:
         """The message's text, joined where the provider sent parts; empty when there is none."""
         content = self.message.get("content")
         if isinstance(content, list):
-            return "".join(part.get("text") or "" for part in content if isinstance(part, dict))
+            texts = [part.get("text") for part in content if isinstance(part, dict)]
+            return "".join(text for text in texts if isinstance(text, str))
         return content if isinstance(content, str) else ""
 
 

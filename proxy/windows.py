@@ -7,7 +7,7 @@ calendar windows in UTC: days from midnight, weeks from Monday, months from the 
 import re
 from datetime import UTC, datetime, timedelta
 
-_GRAMMAR = re.compile(r"(\d{1,6})(s|m|h|d|w|mo)")
+_GRAMMAR = re.compile(r"([0-9]{1,6})(s|m|h|d|w|mo)")
 _NAMES = {"daily": "1d", "weekly": "1w", "monthly": "1mo"}
 _SECONDS = {"s": 1, "m": 60, "h": 3600}
 _EPOCH_MONDAY = datetime(1970, 1, 5, tzinfo=UTC)
@@ -29,13 +29,14 @@ def window(duration: str | None, now: float, opened: float | None) -> tuple[floa
 
     `opened` is when the window in use began (None: never used). Fixed windows run from first use: the old one still
     stands while it holds `now`, else a new one begins at `now`. Calendar windows do not look at `opened`.
+    A clock that was put back by less than a fixed window's length does not begin a new one.
     """
     if duration is None:
         return 0.0, float("inf")
     count, unit = parse_duration(duration)
     if unit in _SECONDS:
         length = float(count * _SECONDS[unit])
-        if opened is not None and opened <= now < opened + length:
+        if opened is not None and opened - length < now < opened + length:
             return opened, opened + length
         return now, now + length
     if unit == "mo":

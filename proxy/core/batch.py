@@ -18,6 +18,9 @@ FAILED = "failed"
 ROUND_CAP = "round cap"
 SAMPLE_CAP = "sample cap"
 CONFIDENT = "confident"
+SPENT = "budget spent"
+QUALITY = "quality reached"
+NO_SCORES = "no scores"
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +76,10 @@ class Limits:
     max_samples: int = 32
     max_rounds: int = 6
 
+    def __post_init__(self) -> None:
+        if self.max_samples < 1 or self.max_rounds < 1:
+            raise ValueError("max_samples and max_rounds are at least 1")
+
 
 @dataclass(slots=True)
 class QueryState:
@@ -90,10 +97,11 @@ class QueryState:
 
 
 class Batch(ABC):
-    """The bookkeeping that all strategies share; a strategy adds `_continue` and, to share a budget, `_allocate`.
+    """The bookkeeping of all strategies; each adds `_first`, `_continue` and, to share a budget, `_allocate`.
 
     The caller starts every draw that `ask` returns and tells exactly one outcome for each. `done` means that nothing
-    more will be asked; an empty `ask()` with draws out means wait.
+    more will be asked; an empty `ask()` with draws out means wait. `started` counts draws, `tokens` and `cost` sum what
+    they took, also of queries that left.
     """
 
     def __init__(self, limits: Limits) -> None:
@@ -102,10 +110,12 @@ class Batch(ABC):
         self.tokens = 0
         self.cost = 0
         self.started = 0
+        self._next_id = 0
         self._queries: dict[int, QueryState] = {}
         self._out: dict[int, Draw] = {}
         self._changed: dict[int, None] = {}
         self._pending: list[Draw] = []
+        self._decided: dict[int, None] = {}
         self._undecided = 0
 
     def join(self, query: int, *, probe: bool = False) -> None:
@@ -122,8 +132,10 @@ class Batch(ABC):
         """Take a query out, answered or given up. Outcomes of its draws are still to be told, and only accounted."""
         state = self._queries.pop(query)
         self._changed.pop(query, None)
-        self._pending = [draw for draw in self._pending if draw.query != query or self._forget(draw)]
-        if not state.decided:
+        self._drop(state)
+        if state.decided:
+            del self._decided[query]
+        else:
             self._undecided -= 1
         self._left(state)
 
@@ -148,16 +160,17 @@ class Batch(ABC):
         elif isinstance(outcome, Cancelled):
             self.cost += outcome.cost
         state = self._queries.get(draw.query)
-        if state is not None:
-            state.out.discard(draw.id)
+        # an id may have left and joined again: the old one's draws are not the new one's
+        if state is not None and draw.id in state.out:
+            state.out.remove(draw.id)
             if not state.decided:
                 self._hear(state, outcome)
                 self._changed[draw.query] = None
 
     def decided(self) -> tuple[int, ...]:
-        """The queries that can be answered now, until they leave."""
+        """The queries that can be answered now, until they leave; the first decided comes first."""
         self._advance()
-        return tuple(state.id for state in self._queries.values() if state.decided)
+        return tuple(self._decided)
 
     def reason(self, query: int) -> str | None:
         """Why a decided query stopped before its full measure, or None."""
@@ -175,18 +188,18 @@ class Batch(ABC):
         return len(self._out)
 
     @abstractmethod
+    def _first(self) -> int:
+        """How many draws a query starts with."""
+
+    @abstractmethod
     def _continue(self, state: QueryState) -> None:
-        """Start what this query needs next, or decide it. Called after a change, while it is open and not short."""
+        """Start what this query needs next, or decide it. Called after an outcome, while it is open and not denied."""
 
     def _allocate(self) -> None:  # noqa: B027 - most strategies share nothing between queries
         """Share out a common budget, after every changed query has continued."""
 
     def _left(self, state: QueryState) -> None:  # noqa: B027 - most strategies keep nothing of their own
         """Forget what the strategy itself kept of a query that left."""
-
-    def _first(self) -> int:
-        """How many draws a query starts with."""
-        return 1
 
     def _hear(self, state: QueryState, outcome: Outcome) -> None:
         if isinstance(outcome, Sample):
@@ -197,20 +210,19 @@ class Batch(ABC):
     def _advance(self) -> None:
         changed, self._changed = self._changed, {}
         for query in changed:
-            state = self._queries.get(query)
-            if state is not None and not state.decided:
-                self._step(state)
+            self._step(self._queries[query])
         self._allocate()
 
     def _step(self, state: QueryState) -> None:
-        if not state.drawn:
-            self._start(state, 1 if state.probe else self._first())
-        elif state.denied:
+        if state.denied:
+            self._drop(state)
             if not state.out:
                 self._decide(state, BUDGET)
+        elif not state.drawn:
+            self._start(state, 1 if state.probe else self._first())
         elif not state.out and not state.samples:
             self._decide(state, FAILED)
-        elif not (state.probe and state.out and state.drawn == 1):
+        else:
             self._continue(state)
 
     def _start(self, state: QueryState, count: int, given: tuple[int, ...] = (), *, same_round: bool = False) -> int:
@@ -221,7 +233,8 @@ class Batch(ABC):
         if count > 0 and not same_round:
             state.rounds += 1
         for _ in range(count):
-            draw = Draw(self.started, state.id, given, state.rounds)
+            draw = Draw(self._next_id, state.id, given, state.rounds)
+            self._next_id += 1
             self.started += 1
             state.drawn += 1
             state.out.add(draw.id)
@@ -230,11 +243,17 @@ class Batch(ABC):
         return max(count, 0)
 
     def _decide(self, state: QueryState, reason: str | None = None) -> None:
+        self._drop(state)
         state.decided = True
         state.reason = reason
+        self._decided[state.id] = None
         self._undecided -= 1
 
-    def _forget(self, draw: Draw) -> bool:
-        """Drop a draw that was planned and never handed out; always false, for use in a filter."""
-        del self._out[draw.id]
-        return False
+    def _drop(self, state: QueryState) -> None:
+        """Take back a query's draws that were planned and never handed out: they count as never started."""
+        for draw in [draw for draw in self._pending if draw.query == state.id]:
+            self._pending.remove(draw)
+            state.out.remove(draw.id)
+            del self._out[draw.id]
+            state.drawn -= 1
+            self.started -= 1

@@ -57,3 +57,9 @@ def confidence(first: int, second: int) -> float:
     trials = first + second + 1
     below: int = sum(comb(trials, k) for k in range(second + 1))
     return 1.0 - below / (1 << trials)
+
+
+def variation_ratio(counts: Iterable[int]) -> float:
+    """The share of ballots that are not the leader's, for the labels' `counts`; 1 where there is no ballot at all."""
+    listed = list(counts)
+    return 1.0 - max(listed) / sum(listed) if listed else 1.0

@@ -1,6 +1,6 @@
 """The providers: two lanes to them, and what is known of each deployment."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -27,7 +27,7 @@ class Lane(Protocol):
     async def complete(self, endpoint: Endpoint, body: JSON, timeout: float) -> bytes:
         """One call, its whole reply: a chat completion as JSON. `timeout` is in seconds."""
 
-    def stream(self, endpoint: Endpoint, body: JSON, timeout: float) -> AsyncIterator[bytes]:
+    def stream(self, endpoint: Endpoint, body: JSON, timeout: float) -> AsyncGenerator[bytes, None]:
         """One streamed call: the JSON of each chunk, without `data:` and without `[DONE]`.
 
         Closing the iterator (`aclose`) disconnects, which is what stops the provider's work.

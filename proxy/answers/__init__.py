@@ -1,0 +1,24 @@
+"""The answers room: what a reply says, as a label that can be counted, and which sample speaks for its label.
+
+Pure functions over values. A label is a tuple whose first item names its space (`number`, `percent`, `text`, `date`,
+`tuple`, `json`, `tool_calls`, `refusal`, `long`) and whose other items are canonical; equal answers have equal labels.
+"""
+
+from proxy.answers.canonical import canonical
+from proxy.answers.messages import mean_logprob, truncated
+from proxy.answers.read import REFUSAL, Answer, read
+from proxy.answers.votable import declared, votable
+from proxy.answers.winner import Candidate, winner
+
+__all__ = [
+    "REFUSAL",
+    "Answer",
+    "Candidate",
+    "canonical",
+    "declared",
+    "mean_logprob",
+    "read",
+    "truncated",
+    "votable",
+    "winner",
+]

@@ -1,0 +1,43 @@
+"""Which of the samples with the winning label is returned."""
+
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from math import inf
+from statistics import median
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A finished sample. `score` is the verifier's, `mean_logprob` its tokens' mean, `length` any measure."""
+
+    label: Hashable | None
+    truncated: bool = False
+    score: float | None = None
+    mean_logprob: float | None = None
+    length: int = 0
+
+
+def winner(samples: Sequence[Candidate], label: Hashable | None) -> int:
+    """The index in `samples` of the one to return for the winning `label` (None: all abstained).
+
+    In order: complete before truncated, best score, highest mean log-probability, length nearest the median of those
+    left, earliest. Without a label the first complete sample, else the first. ValueError if no sample has the label.
+    """
+    if label is None:
+        return next((i for i, sample in enumerate(samples) if not sample.truncated), 0)
+    having = [i for i, sample in enumerate(samples) if sample.label == label]
+    eligible = [i for i in having if not samples[i].truncated] or having
+    if not eligible:
+        raise ValueError("no sample has the winning label")
+    middle = median(samples[i].length for i in eligible)
+
+    def rank(index: int) -> tuple[float, float, float]:
+        sample = samples[index]
+        return _told(sample.score), _told(sample.mean_logprob), -abs(sample.length - middle)
+
+    # max() keeps the first of equals, which is the earliest
+    return max(eligible, key=rank)
+
+
+def _told(value: float | None) -> float:
+    return -inf if value is None else value

@@ -1,0 +1,96 @@
+"""A verdict in OpenAI's shapes: one completion, or chunks of a stream."""
+
+from collections.abc import Iterator, Mapping
+
+import orjson
+
+from proxy.money import usd
+from proxy.types import JSON, Plan
+from proxy.verdict import Verdict
+
+DONE = b"data: [DONE]\n\n"
+PING = b": ping\n\n"
+
+
+def completion(found: Verdict, plan: Plan, request: JSON, head: JSON) -> JSON:
+    """`chat.completion` with the winning sample's own message; `head` holds its id, created and model."""
+    choice = found.choice
+    body: JSON = {
+        "id": head["id"],
+        "object": "chat.completion",
+        "created": head["created"],
+        "model": head["model"],
+        "choices": [
+            {
+                "index": 0,
+                "message": {"refusal": None, **choice.message},
+                "logprobs": choice.logprobs if request.get("logprobs") else None,
+                "finish_reason": choice.finish_reason,
+            }
+        ],
+        "usage": found.usage,
+        **_rest(found),
+    }
+    if plan.show_tally:
+        body["tally"] = found.tally()
+    return body
+
+
+def chunks(found: Verdict, plan: Plan, request: JSON, head: JSON) -> Iterator[bytes]:
+    """The same as server-sent events: the role, the message, the finish, the usage if asked for, `[DONE]`.
+
+    The last chunk before `[DONE]` carries the `tally` object.
+    """
+    choice = found.choice
+    common = {
+        "id": head["id"],
+        "object": "chat.completion.chunk",
+        "created": head["created"],
+        "model": head["model"],
+        **_rest(found),
+    }
+    role = {"role": choice.message.get("role", "assistant"), "content": "", "refusal": None}
+    said = {key: value for key, value in choice.message.items() if key != "role" and value is not None}
+    if isinstance(said.get("tool_calls"), list):
+        said["tool_calls"] = [{"index": index, **call} for index, call in enumerate(said["tool_calls"])]
+    logprobs = choice.logprobs if request.get("logprobs") else None
+    payloads = [
+        {**common, "choices": [_delta(role)]},
+        {**common, "choices": [{**_delta(said), "logprobs": logprobs}]},
+        {**common, "choices": [_delta({}, choice.finish_reason)]},
+    ]
+    if plan.include_usage:
+        payloads = [{**payload, "usage": None} for payload in payloads]
+        payloads.append({**common, "choices": [], "usage": found.usage})
+    if plan.show_tally:
+        payloads[-1]["tally"] = found.tally()
+    yield from map(event, payloads)
+    yield DONE
+
+
+def event(payload: JSON) -> bytes:
+    """One server-sent event."""
+    return b"data: " + orjson.dumps(payload) + b"\n\n"
+
+
+def tally_headers(found: Verdict) -> Mapping[str, str]:
+    """The `x-tally-*` headers of an answer that is known whole."""
+    headers = {
+        "x-tally-strategy": found.strategy,
+        "x-tally-samples": str(found.samples),
+        "x-tally-cost-usd": usd(found.purse.spent),
+    }
+    if found.confidence is not None:
+        headers["x-tally-confidence"] = f"{found.confidence:.4f}"
+    return headers
+
+
+def _delta(delta: JSON, finish: str | None = None) -> JSON:
+    return {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish}
+
+
+def _rest(found: Verdict) -> JSON:
+    rest = {"system_fingerprint": found.head.get("system_fingerprint")}
+    if found.head.get("service_tier"):
+        rest["service_tier"] = found.head["service_tier"]
+    return rest

@@ -1,0 +1,172 @@
+"""The wire: what a request must look like, and how an error looks."""
+
+from collections.abc import Mapping
+from decimal import Decimal
+from typing import Annotated, Any, Literal
+
+import orjson
+from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, ValidationError
+from starlette.responses import Response
+
+from proxy.errors import RequestInvalid, TallyError, UpstreamError
+from proxy.plan import Wish
+from proxy.types import JSON, STRATEGIES, AnswerKind, AnswerSpec, StrategyName, Votable
+
+_MOST_SAMPLES = 1024
+_MOST_USD = 1_000_000
+
+_Strategy = Literal["off", "self_consistency", "dynscaling", "optscale"]
+_Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
+_Positive = Annotated[StrictInt, Field(ge=1)]
+
+
+class AnswerWish(BaseModel):
+    """`tally.answer` in a request."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    kind: AnswerKind = "auto"
+    votable: Votable = "auto"
+
+
+class TallyWish(BaseModel):
+    """`tally` in a request."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    strategy: _Strategy | None = None
+    samples: Annotated[StrictInt, Field(ge=1, le=_MOST_SAMPLES)] | None = None
+    max_samples: Annotated[StrictInt, Field(ge=1, le=_MOST_SAMPLES)] | None = None
+    max_cost_usd: Annotated[Decimal, Field(gt=0, le=_MOST_USD, allow_inf_nan=False)] | None = None
+    answer: AnswerWish | None = None
+
+
+class Message(BaseModel):
+    """A message, as far as tally looks at it."""
+
+    model_config = ConfigDict(extra="allow")
+
+    role: Annotated[str, Field(strict=True, min_length=1)]
+    content: Annotated[str, Field(strict=True)] | list[dict[str, Any]] | None = None
+
+
+class StreamOptions(BaseModel):
+    """`stream_options` in a request."""
+
+    model_config = ConfigDict(extra="allow")
+
+    include_usage: StrictBool | None = None
+
+
+class ChatRequest(BaseModel):
+    """A chat request, as far as tally looks at it; the upstream looks at the rest, and unknown fields pass through."""
+
+    model_config = ConfigDict(extra="allow")
+
+    model: Annotated[str, Field(strict=True, min_length=1, max_length=512)]
+    messages: Annotated[list[Message], Field(min_length=1)]
+    stream: StrictBool | None = None
+    stream_options: StreamOptions | None = None
+    n: Annotated[StrictInt, Field(ge=1, le=128)] | None = None
+    temperature: Annotated[_Number, Field(ge=0, le=2)] | None = None
+    top_p: Annotated[_Number, Field(ge=0, le=1)] | None = None
+    max_tokens: _Positive | None = None
+    max_completion_tokens: _Positive | None = None
+    seed: StrictInt | None = None
+    stop: str | list[str] | None = None
+    logprobs: StrictBool | None = None
+    tools: list[dict[str, Any]] | None = None
+    tool_choice: str | dict[str, Any] | None = None
+    response_format: dict[str, Any] | None = None
+    modalities: list[str] | None = None
+    tally: TallyWish | None = None
+
+
+def parse_body(raw: bytes) -> JSON:
+    """The JSON object in `raw`. Raises RequestInvalid."""
+    try:
+        body = orjson.loads(raw)
+    except orjson.JSONDecodeError as error:
+        raise RequestInvalid(f"The body is not valid JSON: {error}.", code="invalid_json") from None
+    if not isinstance(body, dict):
+        raise RequestInvalid("The body must be a JSON object.", code="invalid_json")
+    return body
+
+
+def check_chat(body: JSON, max_messages: int) -> ChatRequest:
+    """Check a chat request. Raises RequestInvalid that names the first field that is wrong."""
+    try:
+        request = ChatRequest.model_validate(body)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        place = _place(first["loc"])
+        reason = "is missing" if first["type"] == "missing" else str(first["msg"])
+        raise RequestInvalid(f"{place}: {reason}.", param=place, code="invalid_value") from None
+    if len(request.messages) > max_messages:
+        raise RequestInvalid(f"messages: more than {max_messages}.", param="messages", code="invalid_value")
+    return request
+
+
+def wish(request: ChatRequest, header: str | None, path: str | None) -> Wish:
+    """What the request asks of tally: its body before its header before its path. Raises RequestInvalid."""
+    asked = request.tally
+    answer = asked.answer if asked else None
+    return Wish(
+        strategy=(asked.strategy if asked else None)
+        or _strategy(header, "x-tally-strategy")
+        or _strategy(path, "path"),
+        samples=asked.samples if asked else None,
+        max_samples=asked.max_samples if asked else None,
+        max_cost_usd=asked.max_cost_usd if asked else None,
+        answer=AnswerSpec(answer.kind, answer.votable) if answer else None,
+        show=asked is not None,
+    )
+
+
+def error_response(error: TallyError, headers: Mapping[str, str], budget_status: int = 402) -> Response:
+    """`error` in OpenAI's envelope, a provider's scrubbed; `budget_status` stands for 402."""
+    shown = scrubbed(error)
+    status = budget_status if shown.type == "budget_exceeded" else shown.status
+    extra = dict(headers)
+    if shown.retry_after is not None:
+        extra["retry-after"] = str(-(-shown.retry_after // 1)).removesuffix(".0")
+    if shown.should_retry is not None:
+        extra["x-should-retry"] = str(shown.should_retry).lower()
+    return Response(orjson.dumps(envelope(shown)), status, extra, "application/json")
+
+
+def scrubbed(error: TallyError) -> TallyError:
+    """The error as a client may see it: a provider's 401 and 403 are the operator's trouble, and may quote keys."""
+    if isinstance(error, UpstreamError) and error.status in {401, 403}:
+        return UpstreamError(
+            "The provider refused the proxy's credentials; the operator must mend them.",
+            status=502,
+            code="upstream_auth",
+        )
+    return error
+
+
+def envelope(error: TallyError) -> JSON:
+    """OpenAI's error object."""
+    return {"error": {"message": error.message, "type": error.type, "param": error.param, "code": error.code}}
+
+
+def _strategy(name: str | None, place: str) -> StrategyName | None:
+    if name is None:
+        return None
+    for known in STRATEGIES:
+        if name == known:
+            return known
+    raise RequestInvalid(
+        f"{place}: unknown strategy {name!r}; known are {', '.join(STRATEGIES)}.", param=place, code="unknown_strategy"
+    )
+
+
+def _place(location: tuple[str | int, ...]) -> str:
+    place = ""
+    for part in location:
+        if isinstance(part, int):
+            place += f"[{part}]"
+        elif "-" not in part and "[" not in part:  # pydantic names a union's member too, such as list[dict]
+            place += f".{part}" if place else part
+    return place

@@ -1,0 +1,191 @@
+"""The composition root: from a configuration to an ASGI application. The only wiring."""
+
+import gc
+import os
+import time
+import uuid
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from functools import cache, partial
+from itertools import count
+from typing import TYPE_CHECKING
+
+from fastapi import FastAPI
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+
+from proxy import __version__
+from proxy.api.chat import ChatEndpoint, Services
+from proxy.api.health import HealthEndpoints
+from proxy.api.models import ModelsEndpoint
+from proxy.api.wire import error_response
+from proxy.auth import LOCAL, MASTER, Auth
+from proxy.batcher import Batcher
+from proxy.config import Config
+from proxy.core.strategies import batch_for
+from proxy.drawing import Drawer
+from proxy.engine import Engine
+from proxy.errors import NotFound, RequestInvalid, TallyError
+from proxy.ledger.books import Books
+from proxy.ledger.sqlite import SqliteLedger
+from proxy.metering import Meter
+from proxy.plan import Planner
+from proxy.relay import Relay
+from proxy.scoring import Scorer
+from proxy.scoring.judge import JudgeScorer
+from proxy.scoring.logprobs import LogprobScorer
+from proxy.telemetry import Metrics
+from proxy.types import Plan
+from proxy.upstream import Lane
+from proxy.upstream.catalogue import Catalogue
+from proxy.upstream.direct import DirectLane
+from proxy.upstream.prices import PriceMap
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+def wall_clock() -> float:
+    """Seconds since 1970: what the ledger goes by, and nothing else."""
+    return time.time_ns() / 1e9
+
+
+class Tally:
+    """One server: its ledger is open from construction on, everything else while its application runs.
+
+    Raises ConfigError when the ledger cannot be opened.
+    """
+
+    def __init__(self, config: Config, *, environ: Mapping[str, str] = os.environ, seed: int | None = None) -> None:
+        self.config = config
+        self._seed = seed
+        self._lanes: list[Lane] = []
+        self._metrics = Metrics()
+        self._open_to_all = False
+        url = config.general_settings.database_url
+        self._ledger = SqliteLedger.open(url, clock=wall_clock, prepare=self._adopt)
+        direct = DirectLane()
+        self._lanes.append(direct)
+        self._catalogue = Catalogue(
+            config, direct=direct, litellm=cache(self._litellm), prices=cache(PriceMap), environ=environ
+        )
+
+    @property
+    def open_to_all(self) -> bool:
+        """Whether nobody has a key, so that everybody may come in."""
+        return self._open_to_all
+
+    def application(self) -> FastAPI:
+        """The ASGI application."""
+        app = FastAPI(title="tally", version=__version__, docs_url=None, redoc_url=None, lifespan=self._lifespan)
+        app.add_exception_handler(HTTPException, _http_error)
+        app.add_exception_handler(Exception, _fault)
+        return app
+
+    @asynccontextmanager
+    async def _lifespan(self, app: FastAPI) -> AsyncIterator[None]:
+        scaling = self.config.scaling
+        meter = Meter(self._ledger, clock=time.monotonic, slice_tokens=scaling.slice_tokens)
+        engine = Engine(Drawer(meter, clock=time.monotonic), self._ledger, clock=time.monotonic)
+        batcher = Batcher(
+            engine,
+            partial(batch_for, rng=self._generators()),
+            window_s=scaling.batch_window_ms / 1000,
+            max_queries=scaling.batch_max_queries,
+        )
+        try:
+            async with batcher:
+                self._route(app, meter, batcher)
+                # what stands after start-up is not garbage: collecting it again and again costs tail latency
+                gc.collect()
+                gc.freeze()
+                yield
+        finally:
+            for lane in self._lanes:
+                await lane.close()
+            await self._ledger.close()
+
+    def _route(self, app: FastAPI, meter: Meter, batcher: Batcher) -> None:
+        settings = self.config.general_settings
+        auth = Auth(self._ledger, master_key=settings.master_key, open_to_all=self._open_to_all, clock=time.monotonic)
+        new_id = _identity
+        chat = ChatEndpoint(
+            Services(
+                settings=settings,
+                auth=auth,
+                planner=Planner(self.config, self._catalogue),
+                catalogue=self._catalogue,
+                batcher=batcher,
+                relay=Relay(meter, self._ledger, clock=time.monotonic),
+                scorer=self._scorers(meter),
+                metrics=self._metrics,
+                clock=time.monotonic,
+                wall=wall_clock,
+                new_id=new_id,
+                number=count().__next__,
+            )
+        )
+        models = ModelsEndpoint(auth, self._catalogue, created=int(wall_clock()), new_id=new_id)
+        health = HealthEndpoints(self._metrics, self._probe)
+        for prefix in ("", "/{strategy}"):
+            app.add_route(f"{prefix}/v1/chat/completions", chat.serve, methods=["POST"])
+            app.add_route(f"{prefix}/v1/models", models.serve, methods=["GET"])
+            app.add_route(f"{prefix}/v1/models/{{model:path}}", models.serve, methods=["GET"])
+        app.add_route("/health/liveliness", health.liveliness, methods=["GET"])
+        app.add_route("/health/liveness", health.liveliness, methods=["GET"])
+        app.add_route("/health/readiness", health.readiness, methods=["GET"])
+        app.add_route("/metrics", health.metrics, methods=["GET"])
+
+    def _adopt(self, books: Books) -> None:
+        config = self.config
+        keyed = config.general_settings.master_key is not None or any(key.revoked_at is None for key in books.keys())  # noqa: SIM118 - not a dict
+        self._open_to_all = not config.tenants and not keyed
+        built_in = LOCAL if self._open_to_all else MASTER
+        tenants = [*(tenant.tenant() for tenant in config.tenants), built_in]
+        books.adopt(tenants, {tenant.name: tenant.keys for tenant in config.tenants})
+
+    def _litellm(self) -> Lane:
+        from proxy.upstream.litellm import LiteLLMLane
+
+        lane = LiteLLMLane()
+        self._lanes.append(lane)
+        return lane
+
+    def _generators(self) -> "Callable[[], np.random.Generator]":
+        seeds = count(self._seed if self._seed is not None else uuid.uuid4().int)
+
+        def generator() -> "np.random.Generator":
+            import numpy as np
+
+            return np.random.default_rng(next(seeds))
+
+        return generator
+
+    def _scorers(self, meter: Meter) -> Callable[[Plan], Scorer | None]:
+        judge = self.config.scaling.judge_model
+        grader = JudgeScorer(meter, partial(self._catalogue.find, judge), clock=time.monotonic) if judge else None
+        scorer = LogprobScorer(grader)
+        return lambda plan: scorer if plan.strategy.name == "optscale" else None
+
+    async def _probe(self) -> None:
+        await self._ledger.run(lambda books: books.now())
+
+
+def _identity() -> str:
+    return uuid.uuid4().hex
+
+
+async def _http_error(request: Request, error: Exception) -> Response:
+    status = error.status_code if isinstance(error, HTTPException) else 500
+    headers = {"x-request-id": f"req_{_identity()}"}
+    if status == 405:
+        wrong = RequestInvalid(f"{request.method} is not allowed for {request.url.path}.", code="method_not_allowed")
+        wrong.status = 405
+        return error_response(wrong, headers)
+    return error_response(NotFound(f"Unknown path: {request.method} {request.url.path}."), headers)
+
+
+async def _fault(_request: Request, _error: Exception) -> Response:
+    fault = TallyError("the proxy failed on this request; its log says why", code="internal_error")
+    return error_response(fault, {"x-request-id": f"req_{_identity()}"})

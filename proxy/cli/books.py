@@ -1,0 +1,80 @@
+"""What the commands on tenants, keys and the ledger share: the ledger named by the configuration, and clear errors."""
+
+import sqlite3
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from datetime import UTC, datetime
+from functools import wraps
+from pathlib import Path
+from typing import ParamSpec, TypeVar
+
+import click
+
+from proxy.config import load_config
+from proxy.errors import ConfigError, Problem, TallyError
+from proxy.ledger.books import Books
+from proxy.ledger.store import database_path
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+config_option = click.option(
+    "--config",
+    "config_path",
+    type=click.Path(path_type=Path, dir_okay=False),
+    default=None,
+    metavar="FILE",
+    help="The configuration that names the ledger (database_url).",
+)
+
+
+class Refused(click.ClickException):
+    """An error that the operator can act on: one clear line on standard error, exit status 2."""
+
+    exit_code = 2
+
+
+def clear_errors(command: Callable[P, R]) -> Callable[P, R]:
+    """Show errors of tally and of the database as `Refused`."""
+
+    @wraps(command)
+    def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
+        try:
+            return command(*args, **kwargs)
+        except TallyError as error:
+            raise Refused(error.message) from error
+        except sqlite3.Error as error:
+            raise Refused(f"the ledger cannot be used just now: {error}") from error
+
+    return wrapped
+
+
+@contextmanager
+def open_books(config_path: Path | None) -> Iterator[Books]:
+    """The books to write to; the file is made where it is missing. Raises ConfigError."""
+    path = _path(config_path)
+    if path is None:
+        raise ConfigError([Problem("sqlite://", "", "is in the memory of its server: use its admin API")])
+    with closing(Books.open(path, clock=wall_clock)) as books:
+        yield books
+
+
+@contextmanager
+def read_books(config_path: Path | None) -> Iterator[Books]:
+    """The books to read alone; a missing file is an error. Raises ConfigError."""
+    with closing(Books.open_read_only(_path(config_path), clock=wall_clock)) as books:
+        yield books
+
+
+def wall_clock() -> float:
+    """Seconds since 1970."""
+    return datetime.now(UTC).timestamp()
+
+
+def moment(seconds: float | None) -> str:
+    """A time as the tables show it, in UTC; a dash for None."""
+    return "-" if seconds is None else f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d %H:%M:%S}"
+
+
+def _path(config_path: Path | None) -> Path | None:
+    return database_path(load_config(config_path).general_settings.database_url)

@@ -1,0 +1,32 @@
+"""`tally config`: check a configuration, or print what one may say."""
+
+import json
+from pathlib import Path
+
+import click
+
+from proxy.cli.books import clear_errors
+
+
+@click.group()
+def config() -> None:
+    """Check configurations."""
+
+
+@config.command()
+@click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
+@clear_errors
+def check(file: Path) -> None:
+    """Name every mistake in FILE, with its key and the reason; exit status 2 if there is one."""
+    from proxy.config import load_config
+
+    found = load_config(file)
+    click.echo(f"{file}: good: {len(found.model_list)} deployments, {len(found.tenants)} tenants")
+
+
+@config.command()
+def schema() -> None:
+    """Print the JSON schema of a configuration."""
+    from proxy.config import Config
+
+    click.echo(json.dumps(Config.model_json_schema(), indent=2))

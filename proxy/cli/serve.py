@@ -1,0 +1,60 @@
+"""`tally serve`: run the proxy."""
+
+import ipaddress
+import socket
+from pathlib import Path
+
+import click
+
+from proxy.cli.books import clear_errors
+from proxy.errors import ConfigError, Problem
+
+
+@click.command()
+@click.option("--config", "config_path", type=click.Path(dir_okay=False, path_type=Path), help="tally.yaml, or JSON.")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option("--port", default=8080, show_default=True, type=click.IntRange(0, 65535), help="Port to listen on.")
+@clear_errors
+def serve(config_path: Path | None, host: str, port: int) -> None:
+    """Serve the OpenAI API. Without a configuration every LiteLLM model name works, on this machine alone."""
+    # a server pays for its imports, `tally --help` does not
+    import uvicorn
+
+    from proxy.app import Tally
+    from proxy.config import load_config
+    from proxy.telemetry import configure_logging
+
+    config = load_config(config_path)
+    configure_logging(config.general_settings.log_level)
+    tally = Tally(config)
+    source = str(config_path or "serve")
+    if tally.open_to_all and not _loopback(host):
+        raise ConfigError(
+            [
+                Problem(
+                    source,
+                    "--host",
+                    f"{host} is reachable from other machines, and nobody has a key: "
+                    "configure tenants with keys or a master_key, or listen on 127.0.0.1",
+                )
+            ]
+        )
+    uvicorn.run(
+        tally.application(),
+        host=host,
+        port=port,
+        loop="uvloop",
+        http="httptools",
+        access_log=False,
+        server_header=False,
+        log_level="warning",
+        timeout_graceful_shutdown=30,
+    )
+
+
+def _loopback(host: str) -> bool:
+    try:
+        found = socket.getaddrinfo(host, None)
+    except socket.gaierror:
+        return False
+    return all(ipaddress.ip_address(str(address[4][0]).partition("%")[0]).is_loopback for address in found)

@@ -1,0 +1,227 @@
+"""`tally tenant`: who may spend, and how much."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+import click
+from click.core import ParameterSource
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from proxy.cli.books import clear_errors, config_option, moment, open_books, read_books
+from proxy.errors import NotFound
+from proxy.ledger.reports import TenantSheet, sheets
+from proxy.ledger.store import MAX_INTEGER
+from proxy.ledger.tenants import TenantChanges
+from proxy.money import nano_usd, usd
+from proxy.types import STRATEGIES, StrategyName, Tenant
+from proxy.windows import parse_duration
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+NO_LIMIT = "none"
+
+
+def _dollars(text: str) -> int:
+    try:
+        nano = nano_usd(text)
+    except ArithmeticError:
+        nano = MAX_INTEGER + 1
+    if nano > MAX_INTEGER:
+        raise ValueError(f"{text!r} is more than {usd(MAX_INTEGER)} dollars")
+    return nano
+
+
+def _whole(least: int) -> Callable[[str], int]:
+    def parse(text: str) -> int:
+        # isdecimal alone takes digits of any script, and int() no more than some thousand digits
+        if not (text.isascii() and text.isdecimal()) or not least <= int(text[:32]) <= MAX_INTEGER:
+            raise ValueError(f"{text!r} is not a whole number from {least} to {MAX_INTEGER}")
+        return int(text)
+
+    return parse
+
+
+def _duration(text: str) -> str:
+    parse_duration(text)
+    return text
+
+
+def _strategy(text: str) -> StrategyName:
+    for name in STRATEGIES:
+        if text == name:
+            return name
+    raise ValueError(f"{text!r} is none of {', '.join(STRATEGIES)}")
+
+
+def _limit(flag: str, field: str, metavar: str, parse: Callable[[str], int | str], what: str) -> Callable[[F], F]:
+    """An option for `field` of a tenant, which takes what `parse` (ValueError) reads, or `none` for no limit."""
+
+    def read(_context: click.Context, _option: click.Parameter, value: str | None) -> int | str | None:
+        if value in (None, NO_LIMIT):
+            return None
+        try:
+            return parse(value)
+        except ValueError as error:
+            raise click.BadParameter(str(error)) from error
+
+    return click.option(flag, field, metavar=metavar, callback=read, help=what)
+
+
+_OPTIONS: tuple[Callable[[F], F], ...] = (
+    _limit("--max-budget", "max_nano", "USD", _dollars, "US dollars a window."),
+    _limit("--token-budget", "max_tokens", "N", _whole(0), "Tokens a window."),
+    _limit("--budget-duration", "duration", "D", _duration, "30s, 24h, 1d, 7d, 1mo, weekly ..."),
+    _limit("--rpm", "rpm_limit", "N", _whole(1), "Requests a minute."),
+    click.option("--model", "models", multiple=True, metavar="M", help="A model it may use; again for more."),
+    _limit("--strategy", "strategy", "S", _strategy, f"Default strategy: {', '.join(STRATEGIES)}."),
+    _limit("--max-samples", "max_samples", "N", _whole(1), "Most samples a request."),
+    _limit("--max-request-cost", "max_request_nano", "USD", _dollars, "Most dollars a request."),
+)
+
+
+def _limits(command: F) -> F:
+    for option in reversed(_OPTIONS):
+        command = option(command)
+    return command
+
+
+def _given(options: dict[str, Any]) -> TenantChanges:
+    """The options that stand on the command line, by the names that `Tenant` has for them."""
+    context = click.get_current_context()
+    given = {
+        name: value
+        for name, value in options.items()
+        if context.get_parameter_source(name) is not ParameterSource.DEFAULT
+    }
+    if "models" in given:
+        models = given["models"]
+        given["models"] = None if models == (NO_LIMIT,) else models
+    return cast(TenantChanges, given)
+
+
+@click.group()
+def tenant() -> None:
+    """Tenants: who may spend, and how much."""
+
+
+@tenant.command()
+@click.argument("name")
+@_limits
+@config_option
+@clear_errors
+def add(name: str, config_path: Path | None, **options: Any) -> None:  # noqa: ANN401 - one for each limit
+    """Add tenant NAME. A limit that is not given is none."""
+    with open_books(config_path) as books:
+        books.add_tenant(Tenant(name, **_given(options)))
+    click.echo(f"tenant {name} added")
+
+
+@tenant.command()
+@click.argument("name")
+@_limits
+@config_option
+@clear_errors
+def update(name: str, config_path: Path | None, **options: Any) -> None:  # noqa: ANN401 - one for each limit
+    """Change limits of tenant NAME; `none` takes a limit away."""
+    changes = _given(options)
+    if not changes:
+        raise click.UsageError("nothing to change: give an option such as --max-budget")
+    with open_books(config_path) as books:
+        books.update_tenant(name, **changes)
+    click.echo(f"tenant {name} updated")
+
+
+@tenant.command()
+@click.argument("name")
+@config_option
+@clear_errors
+def block(name: str, config_path: Path | None) -> None:
+    """Let tenant NAME spend nothing more."""
+    with open_books(config_path) as books:
+        books.block(name)
+    click.echo(f"tenant {name} blocked")
+
+
+@tenant.command()
+@click.argument("name")
+@config_option
+@clear_errors
+def unblock(name: str, config_path: Path | None) -> None:
+    """Let tenant NAME spend again."""
+    with open_books(config_path) as books:
+        books.unblock(name)
+    click.echo(f"tenant {name} unblocked")
+
+
+@tenant.command("list")
+@config_option
+@clear_errors
+def list_tenants(config_path: Path | None) -> None:
+    """List all tenants."""
+    with read_books(config_path) as books:
+        found = sheets(books)
+    table = Table("tenant", "budget USD", "spent USD", "tokens", "spent", "window", "state")
+    for sheet in found:
+        table.add_row(
+            escape(sheet.tenant.name),
+            _money(sheet.tenant.max_nano),
+            usd(sheet.window_spent.nano),
+            _number(sheet.tenant.max_tokens),
+            str(sheet.window_spent.tokens),
+            sheet.tenant.duration or "for ever",
+            _state(sheet.tenant),
+        )
+    Console().print(table)
+
+
+@tenant.command()
+@click.argument("name")
+@config_option
+@clear_errors
+def show(name: str, config_path: Path | None) -> None:
+    """Show all of tenant NAME."""
+    with read_books(config_path) as books:
+        found = [sheet for sheet in sheets(books) if sheet.tenant.name == name]
+    if not found:
+        raise NotFound(f"there is no tenant {name!r}")
+    table = Table(show_header=False)
+    for label, value in _facts(found[0]):
+        table.add_row(label, escape(value))
+    Console().print(table)
+
+
+def _facts(sheet: TenantSheet) -> list[tuple[str, str]]:
+    tenant = sheet.tenant
+    return [
+        ("tenant", tenant.name),
+        ("state", _state(tenant)),
+        ("comes from", "the configuration file" if tenant.managed else "the command line or the admin API"),
+        ("budget, USD", _money(tenant.max_nano)),
+        ("budget, tokens", _number(tenant.max_tokens)),
+        ("window", tenant.duration or "for ever"),
+        ("window ends, UTC", moment(sheet.window_end)),
+        ("spent in window, USD", usd(sheet.window_spent.nano)),
+        ("spent in window, tokens", str(sheet.window_spent.tokens)),
+        ("reserved, USD", usd(sheet.reserved.nano)),
+        ("spent ever, USD", usd(sheet.spent.nano)),
+        ("requests a minute", _number(tenant.rpm_limit)),
+        ("models", "all" if tenant.models is None else ", ".join(tenant.models)),
+        ("strategy", tenant.strategy or "the server's default"),
+        ("samples a request", _number(tenant.max_samples)),
+        ("USD a request", _money(tenant.max_request_nano)),
+    ]
+
+
+def _state(tenant: Tenant) -> str:
+    return "blocked" if tenant.blocked else "open"
+
+
+def _money(nano: int | None) -> str:
+    return "no limit" if nano is None else usd(nano)
+
+
+def _number(value: int | None) -> str:
+    return "no limit" if value is None else str(value)

@@ -1,0 +1,184 @@
+"""The whole way of a micro-batch: ask the batch, draw, tell the batch, answer who is decided, until all are."""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from itertools import groupby
+
+from proxy.answers import votable
+from proxy.core.batch import Batch, Draw, Outcome, Sample
+from proxy.drawing import Drawer, Query, Wave
+from proxy.errors import TallyError
+from proxy.ledger import Ledger
+from proxy.verdict import Verdict, failed_row, request_row, verdict
+
+PROSE = "prose"
+CONTENT_FILTER = "content filter"
+DEADLINE = "deadline"
+GONE = "client gone"
+CLIENT_GONE_STATUS = 499
+
+
+@dataclass(slots=True, eq=False)
+class Ticket:
+    """A query on its way through the engine; `reply` gets its verdict or its error."""
+
+    query: Query
+    reply: "asyncio.Future[Verdict]"
+    waves: "list[asyncio.Task[None]]" = field(default_factory=list)
+    timer: asyncio.TimerHandle | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Joined:
+    """A query comes into the batch."""
+
+    ticket: Ticket
+
+
+@dataclass(frozen=True, slots=True)
+class Left:
+    """A query goes before it was decided: its client is gone, or its deadline has come."""
+
+    ticket: Ticket
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Closed:
+    """Nobody joins any more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """A draw of a query has ended."""
+
+    ticket: Ticket
+    outcome: Outcome
+
+
+Event = Joined | Left | Closed | Told
+Inbox = asyncio.Queue[Event]
+
+
+class Engine:
+    """Runs batches, and writes each request's verdict to the ledger. `clock` is monotonic seconds."""
+
+    def __init__(self, drawer: Drawer, ledger: Ledger, *, clock: Callable[[], float]) -> None:
+        self._drawer = drawer
+        self._ledger = ledger
+        self._clock = clock
+
+    async def run(self, batch: Batch, inbox: Inbox) -> None:
+        """Run one batch to its end; it ends when it was closed, all were answered and every draw was told."""
+        async with asyncio.TaskGroup() as tasks:
+            run = _Run(
+                drawer=self._drawer, ledger=self._ledger, clock=self._clock, batch=batch, inbox=inbox, tasks=tasks
+            )
+            while True:
+                run.start(batch.ask())
+                for query in batch.decided():
+                    run.answer(query, batch.reason(query))
+                if batch.done and not batch.outstanding:
+                    return
+                run.hear(await inbox.get())
+
+
+class _Run:
+    def __init__(
+        self,
+        *,
+        drawer: Drawer,
+        ledger: Ledger,
+        clock: Callable[[], float],
+        batch: Batch,
+        inbox: Inbox,
+        tasks: asyncio.TaskGroup,
+    ) -> None:
+        self._drawer = drawer
+        self._ledger = ledger
+        self._clock = clock
+        self._batch = batch
+        self._inbox = inbox
+        self._tasks = tasks
+        self._open: dict[int, Ticket] = {}
+
+    def start(self, draws: tuple[Draw, ...]) -> None:
+        """Start draws, those of one query that share a prompt together."""
+        for (query, _), shared in groupby(draws, key=lambda draw: (draw.query, draw.given)):
+            ticket = self._open[query]
+            wave = self._drawer.wave(ticket.query, list(shared), self._tell(ticket))
+            task = self._tasks.create_task(wave.run())
+            task.add_done_callback(_end(wave))
+            ticket.waves.append(task)
+
+    def hear(self, event: Event) -> None:
+        """Pass an event on to the batch."""
+        match event:
+            case Joined(ticket):
+                self._join(ticket)
+            case Left(ticket, reason):
+                if ticket.query.id in self._open:
+                    self.answer(ticket.query.id, reason)
+            case Closed():
+                self._batch.close()
+            case Told(ticket, outcome):
+                self._batch.tell(outcome)
+                stop = self._stops(ticket.query, outcome)
+                if stop is not None and ticket.query.id in self._open:
+                    self.answer(ticket.query.id, stop)
+
+    def answer(self, query: int, reason: str | None) -> None:
+        """Take a query out of the batch and answer it with what was drawn."""
+        ticket = self._open.pop(query)
+        self._batch.leave(query)
+        if ticket.timer is not None:
+            ticket.timer.cancel()
+        self._tasks.create_task(self._reply(ticket, reason))
+
+    def _join(self, ticket: Ticket) -> None:
+        query = ticket.query
+        self._open[query.id] = ticket
+        self._batch.join(query.id, probe=query.plan.probe)
+        left = max(0.0, query.deadline - self._clock())
+        loop = asyncio.get_running_loop()
+        ticket.timer = loop.call_later(left, self._inbox.put_nowait, Left(ticket, DEADLINE))
+
+    def _tell(self, ticket: Ticket) -> Callable[[Outcome], None]:
+        return lambda outcome: self._inbox.put_nowait(Told(ticket, outcome))
+
+    async def _reply(self, ticket: Ticket, reason: str | None) -> None:
+        """Answer when every draw has ended, so that what it cost is known; those that still run are cancelled."""
+        query = ticket.query
+        for wave in ticket.waves:
+            wave.cancel()
+        if ticket.waves:
+            await asyncio.wait(ticket.waves)
+        latency_ms = int((self._clock() - query.started) * 1000)
+        try:
+            found = verdict(query, reason)
+        except TallyError as error:
+            self._ledger.record(failed_row(query.plan, query.purse, error, latency_ms))
+            if not ticket.reply.done():
+                ticket.reply.set_exception(error)
+            return
+        status = CLIENT_GONE_STATUS if reason == GONE else 200
+        self._ledger.record(request_row(query.plan, found, latency_ms, status))
+        if not ticket.reply.done():
+            ticket.reply.set_result(found)
+
+    def _stops(self, query: Query, outcome: Outcome) -> str | None:
+        """Why a sample just told ends its query, or None."""
+        if not isinstance(outcome, Sample):
+            return None
+        drawn = query.drawn[outcome.draw]
+        if drawn.choice.finish_reason == "content_filter" and query.plan.strategy.name != "off":
+            return CONTENT_FILTER
+        if query.plan.probe and drawn.place == 0:
+            worth = votable(drawn.choice, drawn.answer, query.plan.answer, query.request)
+            return None if worth else PROSE
+        return None
+
+
+def _end(wave: Wave) -> "Callable[[asyncio.Task[None]], None]":
+    return lambda _: wave.end()

@@ -1,0 +1,170 @@
+"""Reserve, extend, settle: the way of the money of one upstream call.
+
+Every reservation ends once: by its settlement, which charges the rows, or by a sweep, which charges all of it because
+nobody knows what the provider billed.
+"""
+
+import sqlite3
+from collections.abc import Iterable
+from dataclasses import astuple, fields
+
+from proxy.ledger import Amount, DrawRow, RequestRow, Reservation, Settlement
+from proxy.ledger.counters import Counters, affordable
+
+_CHARGED = ("tenant", "key", "request", "attempt", "settled_at", "window_start")
+_DRAW = [f'"{name}"' for name in (*_CHARGED, *(field.name for field in fields(DrawRow)))]
+_INSERT_DRAW = f"INSERT INTO draws ({', '.join(_DRAW)}) VALUES ({', '.join('?' * len(_DRAW))})"  # noqa: S608 - names of our own
+_VERDICT = [field.name for field in fields(RequestRow) if field.name not in ("account", "ballots")]
+_INSERT_REQUEST = f"""INSERT OR REPLACE INTO requests (tenant, key, id, recorded_at, {", ".join(_VERDICT)})
+VALUES (?, ?, ?, ?, {", ".join("?" * len(_VERDICT))})"""  # noqa: S608 - names of our own
+# the last one: a draw that was billed, lost and made again has two rows, and only the second one voted
+_UPDATE_BALLOT = """UPDATE draws SET label = ?, score = ?, mean_logprob = ? WHERE number =
+(SELECT max(number) FROM draws WHERE request = ? AND tenant = ? AND id = ?)"""
+
+LOST = "lost"
+"""Status of the row that charges a reservation whose end was never told."""
+
+
+class Reserving(Counters):
+    """The hot path. Every method is one transaction, or a step of the caller's."""
+
+    def reserve(self, reservation: Reservation) -> int:
+        """Reserve for the most choices that the budget holds; returns how many. A blocked tenant gets none.
+
+        Raises NotFound for an unknown tenant, ValueError for an attempt that is reserved already.
+        """
+        tenant = reservation.account.tenant
+        with self.transaction():
+            granted = self._affordable(tenant, reservation.base, reservation.each, reservation.choices)
+            if granted:
+                self._hold(reservation, granted)
+            else:
+                # makes no room now, for it charges what was reserved; but the next window is free of it
+                self.sweep(tenant)
+        return granted
+
+    def extend(self, attempt: str, more: Amount) -> bool:
+        """Add to a reservation, and to its life, if the budget holds it; false adds nothing."""
+        with self.transaction():
+            held = self.row("SELECT tenant, lifetime FROM reservations WHERE attempt = ?", attempt)
+            if held is None:
+                return False
+            # its own life begins anew first, so that the sweep leaves it alone
+            self._db.execute(
+                "UPDATE reservations SET expires_at = max(expires_at, ?) WHERE attempt = ?",
+                (self.now() + held["lifetime"], attempt),
+            )
+            if not self._affordable(held["tenant"], Amount(), more, 1):
+                self.sweep(held["tenant"])
+                return False
+            self._reserve(held["tenant"], more)
+            self._db.execute(
+                "UPDATE reservations SET nano = nano + ?, tokens = tokens + ? WHERE attempt = ?",
+                (more.nano, more.tokens, attempt),
+            )
+        return True
+
+    def settle(self, settlement: Settlement) -> bool:
+        """End a reservation and charge its rows, also beyond what was reserved. False: it had ended already."""
+        with self.transaction():
+            held = self.row("SELECT * FROM reservations WHERE attempt = ?", settlement.attempt)
+            if held is None:
+                return False
+            self._end(held, settlement.rows)
+        return True
+
+    def record(self, row: RequestRow) -> None:
+        """Write a verdict, and the ballots beside the draws that are settled."""
+        account = row.account
+        verdict = _storable(getattr(row, name) for name in _VERDICT)
+        with self.transaction():
+            self._db.execute(_INSERT_REQUEST, (account.tenant, account.key, account.request, self.now(), *verdict))
+            for ballot in row.ballots:
+                said = _storable((ballot.label, ballot.score, ballot.mean_logprob))
+                self._db.execute(_UPDATE_BALLOT, (*said, account.request, account.tenant, ballot.draw))
+
+    def sweep(self, tenant: str | None = None) -> int:
+        """Charge every expired reservation, of one tenant or of all; returns how many there were."""
+        with self.transaction():
+            if tenant is None:
+                found = self.rows("SELECT * FROM reservations WHERE expires_at <= ?", self.now())
+            else:
+                found = self.rows("SELECT * FROM reservations WHERE tenant = ? AND expires_at <= ?", tenant, self.now())
+            return self._lose(list(found))
+
+    def sweep_all(self) -> int:
+        """Charge every reservation: those that made them are dead. Returns how many there were."""
+        with self.transaction():
+            return self._lose(list(self.rows("SELECT * FROM reservations")))
+
+    def _affordable(self, tenant: str, base: Amount, each: Amount, choices: int) -> int:
+        standing = self.standing(tenant)
+        return 0 if standing.blocked else affordable(standing.room, base, each, choices)
+
+    def _hold(self, reservation: Reservation, choices: int) -> None:
+        account, base, each = reservation.account, reservation.base, reservation.each
+        amount = Amount(base.nano + choices * each.nano, base.tokens + choices * each.tokens)
+        try:
+            self._db.execute(
+                """INSERT INTO reservations
+                (attempt, tenant, key, request, nano, tokens, prompt_tokens, lifetime, expires_at)
+                VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)""",
+                (
+                    reservation.attempt,
+                    account.tenant,
+                    account.key,
+                    account.request,
+                    amount.nano,
+                    amount.tokens,
+                    base.tokens,
+                    reservation.lifetime,
+                    self.now() + reservation.lifetime,
+                ),
+            )
+        except sqlite3.IntegrityError as error:
+            raise ValueError(f"attempt {reservation.attempt!r} is reserved already") from error
+        self._reserve(account.tenant, amount)
+
+    def _end(self, held: sqlite3.Row, rows: tuple[DrawRow, ...]) -> None:
+        tenant, attempt = held["tenant"], held["attempt"]
+        start = self.standing(tenant).window_start
+        self._db.execute("DELETE FROM reservations WHERE attempt = ?", (attempt,))
+        self._reserve(tenant, Amount(-held["nano"], -held["tokens"]))
+        if not rows:
+            return
+        cost = Amount(
+            sum(row.cost_nano for row in rows), sum(row.prompt_tokens + row.completion_tokens for row in rows)
+        )
+        self._charge(tenant, cost)
+        account = (tenant, held["key"], held["request"], attempt, self.now(), start)
+        self._db.executemany(_INSERT_DRAW, [(*account, *_storable(astuple(row))) for row in rows])
+
+    def _lose(self, reservations: list[sqlite3.Row]) -> int:
+        for held in reservations:
+            self._end(held, (_lost(held),))
+        return len(reservations)
+
+
+def _lost(held: sqlite3.Row) -> DrawRow:
+    return DrawRow(
+        id=held["attempt"],
+        purpose=LOST,
+        round=0,
+        index=0,
+        status=LOST,
+        model="",
+        deployment="",
+        prompt_tokens=held["prompt_tokens"],
+        cached_tokens=0,
+        completion_tokens=held["tokens"] - held["prompt_tokens"],
+        reasoning_tokens=0,
+        cost_nano=held["nano"],
+        estimated=True,
+        finish_reason=None,
+        latency_ms=0,
+    )
+
+
+def _storable(values: Iterable[object]) -> tuple[object, ...]:
+    # a provider's JSON may hold half a surrogate pair, which has no place in UTF-8
+    return tuple(value.encode(errors="replace").decode() if isinstance(value, str) else value for value in values)

@@ -1,0 +1,143 @@
+"""The tables, as numbered migrations that only go forward.
+
+A migration that has been released is never edited: a change of the tables is a new function at the end. Money is in
+nano-USD, tokens in tokens, times in seconds since 1970. Tables are strict, so that money is an integer or an error.
+"""
+
+import sqlite3
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from sqlite_utils import Database
+
+_WINDOW = {"window_start": float, "window_nano": int, "window_tokens": int}
+
+
+def _m001_tenants(db: "Database") -> None:
+    limits = {"max_nano": int, "max_tokens": int, "duration": str, "rpm_limit": int, "models": str, "strategy": str}
+    caps = {"max_samples": int, "max_request_nano": int, "blocked": int, "managed": int, "created_at": float}
+    counters = {"spent_nano": int, "spent_tokens": int, "reserved_nano": int, "reserved_tokens": int} | _WINDOW
+    zero = dict.fromkeys([name for name in counters if name != "window_start"], 0)
+    db.table("tenants").create(
+        {"name": str} | limits | caps | counters,
+        pk="name",
+        not_null={"name", "blocked", "managed", "created_at", *zero},
+        defaults=zero,
+        strict=True,
+    )
+
+
+def _m002_keys(db: "Database") -> None:
+    db.table("keys").create(
+        {
+            "id": str,
+            "digest": bytes,
+            "tenant": str,
+            "hint": str,
+            "created_at": float,
+            "expires_at": float,
+            "revoked_at": float,
+            "managed": int,
+        },
+        pk="id",
+        foreign_keys=[("tenant", "tenants", "name")],
+        not_null={"id", "digest", "tenant", "hint", "created_at", "managed"},
+        strict=True,
+    )
+    db.table("keys").create_index(["digest"], unique=True)
+    db.table("meta").create({"name": str, "value": bytes}, pk="name", not_null={"name", "value"}, strict=True)
+
+
+def _m003_reservations(db: "Database") -> None:
+    columns = {
+        "attempt": str,
+        "tenant": str,
+        "key": str,
+        "request": str,
+        "nano": int,
+        "tokens": int,
+        "prompt_tokens": int,
+        "lifetime": float,
+        "expires_at": float,
+    }
+    db.table("reservations").create(
+        columns,
+        pk="attempt",
+        foreign_keys=[("tenant", "tenants", "name")],
+        not_null=set(columns) - {"key"},
+        strict=True,
+    )
+    db.table("reservations").create_index(["tenant", "expires_at"])
+
+
+def _m004_draws(db: "Database") -> None:
+    """No unique id: a retried draw that was billed twice has two rows."""
+    account = {"tenant": str, "key": str, "request": str, "attempt": str, "settled_at": float, "window_start": float}
+    draw = {"id": str, "purpose": str, "round": int, "index": int, "status": str, "model": str, "deployment": str}
+    tokens = {"prompt_tokens": int, "cached_tokens": int, "completion_tokens": int, "reasoning_tokens": int}
+    rest = {"cost_nano": int, "estimated": int, "finish_reason": str, "latency_ms": int}
+    ballot = {"label": str, "score": float, "mean_logprob": float}
+    columns = {"number": int} | account | draw | tokens | rest | ballot
+    db.table("draws").create(
+        columns,
+        pk="number",
+        foreign_keys=[("tenant", "tenants", "name")],
+        not_null=set(columns) - set(ballot) - {"number", "key", "finish_reason"},
+        strict=True,
+    )
+    db.table("draws").create_index(["tenant", "window_start"])
+    db.table("draws").create_index(["request"])
+
+
+def _m005_requests(db: "Database") -> None:
+    account = {"tenant": str, "id": str, "key": str, "recorded_at": float, "model": str, "strategy": str, "status": int}
+    vote = {"samples": int, "abstained": int, "rounds": int}
+    verdict = {"winner": int, "answer": str, "first_answer": str, "confidence": float, "reason": str}
+    columns = account | vote | verdict | {"cost_nano": int, "latency_ms": int}
+    db.table("requests").create(
+        columns,
+        pk=("tenant", "id"),
+        foreign_keys=[("tenant", "tenants", "name")],
+        not_null=set(columns) - set(verdict) - {"key"},
+        strict=True,
+    )
+    db.table("requests").create_index(["recorded_at"])
+
+
+MIGRATIONS: tuple[Callable[["Database"], None], ...] = (
+    _m001_tenants,
+    _m002_keys,
+    _m003_reservations,
+    _m004_draws,
+    _m005_requests,
+)
+
+
+def version(connection: sqlite3.Connection) -> int:
+    """The number of the last migration that the database has seen; 0 for an empty one."""
+    if connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'migrations'").fetchone() is None:
+        return 0
+    number: int = connection.execute("SELECT coalesce(max(number), 0) FROM migrations").fetchone()[0]
+    return number
+
+
+def migrate(connection: sqlite3.Connection) -> None:
+    """Bring the tables up to date, in one transaction. The connection is in autocommit (`isolation_level=None`)."""
+    if version(connection) >= len(MIGRATIONS):
+        return
+    # it takes a fifth of a second to import, which a server on an existing ledger need not pay
+    from sqlite_utils import Database
+
+    db = Database(connection, execute_plugins=False)
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        table = db.table("migrations")
+        table.create({"number": int, "name": str}, pk="number", if_not_exists=True)
+        for number, change in enumerate(MIGRATIONS[version(connection) :], version(connection) + 1):
+            change(db)
+            table.insert({"number": number, "name": change.__name__.lstrip("_")})
+        connection.execute("COMMIT")
+    finally:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")

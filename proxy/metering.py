@@ -1,0 +1,372 @@
+"""One upstream call inside a reservation: reserve, send, extend, settle exactly once, whatever happens.
+
+Everything that costs money goes through here: draws, relayed calls, judges.
+"""
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass, field
+from itertools import count
+from typing import NamedTuple
+
+import orjson
+
+from proxy.errors import RequestInvalid, UpstreamError
+from proxy.ledger import Amount, DrawRow, Ledger, Reservation, Settlement
+from proxy.money import Rates
+from proxy.types import JSON, Account, Choice, Tenant, Usage
+from proxy.upstream.assemble import Assembler
+from proxy.upstream.deployment import Deployment
+from proxy.upstream.direct import error_from
+from proxy.upstream.usage import billed, output_bound, prompt_bound
+
+UNKNOWN_OUTPUT = 16_384
+"""Tokens reserved for a choice that comes in one piece when nobody says how long it can get."""
+
+_GRACE_S = 60.0
+_FREE = Rates(0, 0)
+
+
+@dataclass(slots=True)
+class Purse:
+    """What one request may cost and has cost, in nano-USD, and what was learned of its prompt.
+
+    `held` is reserved by its calls now; `limit` None: the tenant's own budget is the only limit. `paid` is every token
+    of its calls, `drawn_tokens` the completions of its draws, `prompt_tokens` one draw's prompt as the provider told
+    it, and `prompt_bound` what that prompt was thought to have at most.
+    """
+
+    tenant: Tenant
+    account: Account
+    limit: int | None = None
+    held: int = 0
+    spent: int = 0
+    paid: Usage = field(default_factory=Usage)
+    drawn_tokens: int = 0
+    prompt_tokens: int = 0
+    prompt_bound: int = 0
+    attempts: "count[int]" = field(default_factory=count)
+
+    def pay(self, usage: Usage, nano: int, *, drawn: bool, bound: int) -> None:
+        """Count a call that ended; `bound` is its prompt's upper bound in tokens."""
+        old = self.paid
+        self.spent += nano
+        self.paid = Usage(
+            old.prompt + usage.prompt,
+            old.completion + usage.completion,
+            old.cached + usage.cached,
+            old.reasoning + usage.reasoning,
+            estimated=old.estimated or usage.estimated,
+        )
+        if drawn:
+            self.drawn_tokens += usage.completion
+            if usage.prompt and not (usage.estimated or self.prompt_tokens):
+                self.prompt_tokens, self.prompt_bound = usage.prompt, bound
+
+    def prompt(self, bound: int) -> int:
+        """Tokens of a prompt that can have at most `bound`, by what the request's first prompt really had."""
+        return -(-bound * self.prompt_tokens // self.prompt_bound) if self.prompt_bound else bound
+
+    def room(self, base: int, each: int, choices: int) -> int:
+        """For how many of `choices` the request's own cost cap has room."""
+        if self.limit is None:
+            return choices
+        free = self.limit - self.spent - self.held - base
+        if free < 0:
+            return 0
+        return choices if each == 0 else min(choices, free // each)
+
+
+@dataclass(frozen=True, slots=True)
+class Errand:
+    """What a call is for, as its ledger rows tell it: `index` is the first draw's place in its query."""
+
+    purpose: str
+    round: int = 1
+    index: int = 0
+
+
+class Chunk(NamedTuple):
+    """One chunk of a streamed call: its bytes, the same parsed, and the choices that it finished."""
+
+    raw: bytes
+    payload: JSON
+    finished: list[Choice]
+
+
+class Meter:
+    """Opens metered calls. `clock` is monotonic seconds; `slice_tokens` the output reserved at a time."""
+
+    def __init__(self, ledger: Ledger, *, clock: Callable[[], float], slice_tokens: int = 1024) -> None:
+        self._ledger = ledger
+        self._clock = clock
+        self._slice = slice_tokens
+
+    @asynccontextmanager
+    async def call(
+        self, purse: Purse, deployment: Deployment, body: JSON, errand: Errand, *, choices: int, deadline: float
+    ) -> AsyncIterator["MeteredCall"]:
+        """Reserve for up to `choices` choices (`granted` says for how many) and settle when the block ends.
+
+        `body` is the upstream's, without `n`; `deadline` is on the monotonic clock. Raises LedgerUnavailable.
+        """
+        rates = deployment.rates
+        if rates is None and purse.tenant.max_nano is not None:
+            raise RequestInvalid(
+                f"The model {deployment.model_name!r} has no known price, and your budget is in money: "
+                "the operator must set input_cost_per_token and output_cost_per_token.",
+                code="model_unpriced",
+                param="model",
+            )
+        call = MeteredCall(
+            ledger=self._ledger,
+            clock=self._clock,
+            purse=purse,
+            deployment=deployment,
+            body=body,
+            errand=errand,
+            slice_tokens=self._slice,
+        )
+        await call.reserve(choices, deadline - self._clock() + _GRACE_S)
+        try:
+            yield call
+        finally:
+            call.settle()
+
+
+class MeteredCall:
+    """One call. Read it with `choices()`, `payloads()` or `complete()`, once."""
+
+    def __init__(
+        self,
+        *,
+        ledger: Ledger,
+        clock: Callable[[], float],
+        purse: Purse,
+        deployment: Deployment,
+        body: JSON,
+        errand: Errand,
+        slice_tokens: int,
+    ) -> None:
+        self.attempt = f"{purse.account.request}.{next(purse.attempts)}"
+        self.granted = 0
+        self.assembled = Assembler()
+        self._ledger = ledger
+        self._clock = clock
+        self._started = clock()
+        self._purse = purse
+        self._deployment = deployment
+        self._body = body
+        self._errand = errand
+        self._rates = deployment.rates or _FREE
+        self._bound = output_bound(body, deployment)
+        self._prompt = prompt_bound(body)
+        whole = not body.get("stream") or deployment.hidden_reasoning
+        worst = self._bound if self._bound is not None else UNKNOWN_OUTPUT
+        self._slice = worst if whole else min(slice_tokens, worst)
+        self._held = Amount()
+        self._output = 0
+        self._sent = False
+        self._ended = False
+        self._settled = False
+        self._status = "ok"
+        self._finish: dict[int, str | None] = {}
+
+    async def reserve(self, choices: int, lifetime: float) -> None:
+        """Reserve the prompt and a slice of output a choice; `granted` tells for how many choices there was room."""
+        base = Amount(self._rates.cost(self._prompt, 0), self._prompt)
+        each = Amount(self._rates.cost(0, self._slice), self._slice)
+        wanted = self._purse.room(base.nano, each.nano, choices)
+        if wanted:
+            # held from before the wait, so that a neighbour of the same request sees it
+            self._hold(base.nano + wanted * each.nano, base.tokens + wanted * each.tokens)
+            wish = Reservation(self.attempt, self._purse.account, base, each, wanted, lifetime)
+            try:
+                self.granted = await self._ledger.reserve(wish)
+            except asyncio.CancelledError:
+                # the ledger may still grant it: settling after it, with no rows, releases it
+                self._ledger.settle(Settlement(self.attempt, self._purse.account, ()))
+                raise
+            finally:
+                self._purse.held -= self._held.nano
+                self._held = Amount()
+        if self.granted:
+            self._hold(base.nano + self.granted * each.nano, base.tokens + self.granted * each.tokens)
+            self._output = self.granted * self._slice
+        else:
+            self._settled = True
+
+    async def choices(self, timeout: float) -> AsyncGenerator[Choice, None]:
+        """Every choice as it is finished; the last one only when the whole call is over and settled."""
+        waiting: list[Choice] = []
+        if self._body.get("stream"):
+            async with aclosing(self.payloads(timeout)) as chunks:
+                async for chunk in chunks:
+                    waiting += chunk.finished
+                    while waiting and (len(waiting) > 1 or self.assembled.finished < self.granted):
+                        yield waiting.pop(0)
+        else:
+            waiting = (await self.complete(timeout))[1]
+        self.settle()
+        for choice in waiting:
+            yield choice
+
+    async def complete(self, timeout: float) -> tuple[bytes, list[Choice]]:
+        """The whole reply of a call that is not streamed: its bytes and its choices."""
+        self._sent = True
+        try:
+            raw = await self._deployment.lane.complete(self._deployment.endpoint, self._upstream_body(), timeout)
+            finished = self._feed(_parse(raw))
+        except UpstreamError as error:
+            self._failed(error)
+            raise
+        self._ended = True
+        return raw, finished
+
+    async def payloads(self, timeout: float) -> AsyncGenerator[Chunk, None]:
+        """Each chunk of a streamed call as it came.
+
+        The reservation is extended before it is used up; where that is denied the call is cut: what has come so far
+        is given as finished, with finish_reason `length` and no bytes, and nothing more is read.
+        """
+        self._sent = True
+        lines = self._deployment.lane.stream(self._deployment.endpoint, self._upstream_body(), timeout)
+        try:
+            async for raw in lines:
+                payload = _parse(raw)
+                if payload.get("error"):
+                    raise error_from(502, payload, secret=self._deployment.endpoint.api_key, sent=True)
+                yield Chunk(raw, payload, self._feed(payload))
+                if not await self._extended():
+                    self._status = "cut"
+                    yield Chunk(b"", {}, self.assembled.cut())
+                    return
+            self._ended = True
+        except UpstreamError as error:
+            # a connection that breaks after the last word takes nothing from the answer
+            if self.assembled.finished < self.granted:
+                self._failed(error)
+                raise
+        finally:
+            await lines.aclose()
+
+    def settle(self) -> None:
+        """End the reservation, once: charge what the provider told, else what was counted, else all of it."""
+        if self._settled:
+            return
+        self._settled = True
+        usage = self._usage()
+        rows = self._rows(usage)
+        self._purse.held -= self._held.nano
+        nano = sum(row.cost_nano for row in rows)
+        self._purse.pay(usage, nano, drawn=self._errand.purpose == "draw", bound=self._prompt)
+        self._ledger.settle(Settlement(self.attempt, self._purse.account, rows))
+
+    def row_id(self, index: int) -> str:
+        """The ledger's id of the draw that choice `index` is."""
+        return f"{self.attempt}:{index}"
+
+    def _hold(self, nano: int, tokens: int) -> None:
+        self._held = Amount(self._held.nano + nano, self._held.tokens + tokens)
+        self._purse.held += nano
+
+    def _upstream_body(self) -> JSON:
+        return self._body if self.granted == 1 else {**self._body, "n": self.granted}
+
+    def _feed(self, payload: JSON) -> list[Choice]:
+        finished = self.assembled.feed(payload)
+        self._finish.update((choice.index, choice.finish_reason) for choice in finished)
+        return finished
+
+    async def _extended(self) -> bool:
+        """Whether the reservation holds what may come next; asks for another slice when it is nearly used up."""
+        used = sum(self._estimate(index) for index in range(self.assembled.started))
+        most = None if self._bound is None else self._bound * self.granted
+        if used + self._output // 4 < self._output or (most is not None and self._output >= most):
+            return True
+        tokens = self._slice * self.granted
+        if most is not None:
+            tokens = min(tokens, most - self._output)
+        more = Amount(self._rates.cost(0, tokens), tokens)
+        if not self._purse.room(more.nano, 0, 1) or not await self._ledger.extend(self.attempt, more):
+            return False
+        self._output += tokens
+        self._hold(more.nano, more.tokens)
+        return True
+
+    def _estimate(self, index: int) -> int:
+        return self.assembled.tokens(index, self._deployment.tokens_per_delta)
+
+    def _failed(self, error: UpstreamError) -> None:
+        self._status = "lost" if error.sent else "failed"
+
+    def _usage(self) -> Usage:
+        streamed = bool(self._body.get("stream"))
+        usage = billed(self.assembled, self._deployment, self.granted, streamed) if self._ended else None
+        if usage is not None:
+            return usage
+        if not self._sent or self._status == "failed":
+            return Usage()
+        if self._status == "ok" and not self._ended:
+            self._status = "cancelled"
+        hidden = self._deployment.hidden_reasoning or (not streamed and not self._ended)
+        if hidden or self._status == "lost":
+            return Usage(self._prompt, self._output, estimated=True)
+        counted = sum(self._estimate(index) for index in range(self.granted))
+        return Usage(min(self._purse.prompt(self._prompt), self._prompt), counted, estimated=True)
+
+    def _rows(self, usage: Usage) -> tuple[DrawRow, ...]:
+        """A row a choice: the prompt with the first, completions as counted, costs that sum to the call's exactly."""
+        rows = []
+        parts = _split(usage.completion, [self._estimate(index) for index in range(self.granted)])
+        cost = self._rates.cost
+        charged = completion = 0
+        latency_ms = int((self._clock() - self._started) * 1000)
+        for index, part in enumerate(parts):
+            completion += part
+            total = cost(usage.prompt, completion, usage.cached)
+            rows.append(
+                DrawRow(
+                    id=self.row_id(index),
+                    purpose=self._errand.purpose,
+                    round=self._errand.round,
+                    index=self._errand.index + index,
+                    status=self._status,
+                    model=f"{self._deployment.endpoint.provider}/{self._deployment.endpoint.model}",
+                    deployment=self._deployment.model_name,
+                    prompt_tokens=0 if index else usage.prompt,
+                    cached_tokens=0 if index else usage.cached,
+                    completion_tokens=part,
+                    reasoning_tokens=0 if index else usage.reasoning,
+                    cost_nano=total - charged,
+                    estimated=usage.estimated,
+                    finish_reason=self._finish.get(index),
+                    latency_ms=latency_ms,
+                )
+            )
+            charged = total
+        return tuple(rows)
+
+
+def _split(total: int, weights: list[int]) -> list[int]:
+    """`total` in whole parts in proportion to `weights`; evenly where nothing was weighed."""
+    if not any(weights):
+        weights = [1] * len(weights)
+    whole, parts, seen, given = sum(weights), [], 0, 0
+    for weight in weights:
+        seen += weight
+        parts.append(total * seen // whole - given)
+        given += parts[-1]
+    return parts
+
+
+def _parse(raw: bytes) -> JSON:
+    try:
+        payload = orjson.loads(raw)
+    except orjson.JSONDecodeError:
+        payload = None
+    if not isinstance(payload, dict):
+        # it may well have worked and billed: what it took is not known
+        raise UpstreamError("the provider's reply is not JSON", status=502, code="upstream_malformed", sent=True)
+    return payload

@@ -1,0 +1,90 @@
+"""What will be done with a request, from its wish, its tenant and the configuration; never from its prompt's text."""
+
+from dataclasses import dataclass, replace
+from decimal import Decimal
+
+from proxy.answers import declared
+from proxy.config import Config
+from proxy.errors import NotAllowed
+from proxy.money import nano_usd
+from proxy.types import JSON, AnswerSpec, Plan, Strategy, StrategyName, Tenant
+from proxy.upstream.catalogue import Catalogue
+
+_UNSCALED = ("store", "audio", "prediction", "web_search_options")
+"""Fields of requests that are passed through as they are."""
+
+_COLD = 0.1
+"""Up to this temperature samples would be alike (some clients send 0.1 for 0)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What the request itself asks of tally: body, header and path. None: nothing."""
+
+    strategy: StrategyName | None = None
+    samples: int | None = None
+    max_samples: int | None = None
+    max_cost_usd: Decimal | None = None
+    answer: AnswerSpec | None = None
+    show: bool = False
+
+
+class Planner:
+    """Plans requests under one configuration."""
+
+    def __init__(self, config: Config, catalogue: Catalogue) -> None:
+        self._default = config.scaling.default()
+        self._answer = config.scaling.answer.spec()
+        self._catalogue = catalogue
+
+    def plan(self, request: JSON, wish: Wish, tenant: Tenant) -> Plan:
+        """The plan for `request`. Raises NotAllowed for a model off the tenant's list."""
+        model = request["model"]
+        if tenant.models is not None and model not in tenant.models:
+            raise NotAllowed(
+                f"The tenant {tenant.name!r} may not use the model {model!r}.", code="model_not_allowed", param="model"
+            )
+        answer = wish.answer or self._catalogue.answer(model) or self._answer
+        name = wish.strategy or tenant.strategy or self._catalogue.strategy(model) or self._default.name
+        strategy = self._capped(name, wish, tenant)
+        reason = None if name == "off" else _unscalable(request, strategy, answer)
+        if reason is not None:
+            strategy = self._capped("off", wish, tenant)
+        costs = [cost for cost in (_nano(wish.max_cost_usd), tenant.max_request_nano) if cost is not None]
+        return Plan(
+            tenant=tenant,
+            model=model,
+            strategy=strategy,
+            answer=answer,
+            max_request_nano=min(costs) if costs else None,
+            reason=reason,
+            probe=strategy.name != "off" and wish.strategy is None and not declared(answer, request),
+            stream=bool(request.get("stream")),
+            include_usage=bool((request.get("stream_options") or {}).get("include_usage")),
+            show_tally=wish.show or name != "off",
+        )
+
+    def _capped(self, name: StrategyName, wish: Wish, tenant: Tenant) -> Strategy:
+        caps = [cap for cap in (wish.max_samples, tenant.max_samples) if cap is not None]
+        most = min([self._default.max_samples, *caps])
+        samples = min(wish.samples or self._default.samples, most)
+        return replace(self._default, name=name, samples=samples, max_samples=most)
+
+
+def _nano(usd: Decimal | None) -> int | None:
+    return None if usd is None else nano_usd(usd)
+
+
+def _unscalable(request: JSON, strategy: Strategy, answer: AnswerSpec) -> str | None:
+    """Why more than one sample of this request is no use or no possibility, or None."""
+    temperature = request.get("temperature")
+    most = strategy.samples if strategy.name == "self_consistency" else strategy.max_samples
+    checks = {
+        f"temperature {temperature}": temperature is not None and temperature <= _COLD,
+        "n > 1": (request.get("n") or 1) > 1,
+        "not votable": answer.votable == "never" or answer.kind == "text",
+        "one sample": most == 1,
+        "audio": "audio" in (request.get("modalities") or ()),
+        **{name: bool(request.get(name)) for name in _UNSCALED},
+    }
+    return next((reason for reason, holds in checks.items() if holds), None)

@@ -1,0 +1,67 @@
+"""An LLM as judge: one more call that grades a reply."""
+
+import re
+from collections.abc import Callable
+from contextlib import aclosing
+
+from proxy.errors import UpstreamError
+from proxy.metering import Errand, Meter, Purse
+from proxy.types import JSON, Choice
+from proxy.upstream.deployment import Deployment
+
+_ASK = (
+    "You grade answers. Judge how likely the answer below is to be fully correct.\n\n"
+    "<question>\n{question}\n</question>\n\n<answer>\n{answer}\n</answer>\n\n"
+    "Reply with one whole number from 0 (certainly wrong) to 100 (certainly right) and nothing else."
+)
+_GRADE = re.compile(r"\b(100|\d{1,2})\b")
+_MAX_TOKENS = 16
+
+
+class JudgeScorer:
+    """Asks a judge model for a grade from 0 to 100. `find` gives the deployment to ask; `clock` is monotonic."""
+
+    def __init__(self, meter: Meter, find: Callable[[], Deployment], *, clock: Callable[[], float]) -> None:
+        self._meter = meter
+        self._find = find
+        self._clock = clock
+
+    async def score(self, purse: Purse, request: JSON, choice: Choice, deadline: float) -> float | None:
+        """The grade as a share of 100; None when the judge failed, gave no grade, or the budget does not hold it."""
+        deployment = self._find()
+        body = deployment.body(
+            {
+                "messages": [
+                    {"role": "user", "content": _ASK.format(question=_question(request), answer=choice.content)}
+                ],
+                "max_tokens": _MAX_TOKENS,
+                "temperature": 0,
+            }
+        )
+        grades: list[float] = []
+        try:
+            async with (
+                deployment.slot(),
+                self._meter.call(purse, deployment, body, Errand("judge"), choices=1, deadline=deadline) as call,
+            ):
+                if call.granted:
+                    async with aclosing(call.choices(max(0.001, deadline - self._clock()))) as replies:
+                        grades = [_grade(reply) async for reply in replies]
+        except UpstreamError:
+            return None
+        return grades[0] if grades and grades[0] >= 0 else None
+
+
+def _grade(reply: Choice) -> float:
+    found = _GRADE.search(reply.content)
+    return int(found[1]) / 100 if found else -1.0
+
+
+def _question(request: JSON) -> str:
+    for message in reversed(request["messages"]):
+        if message.get("role") == "user":
+            content = message.get("content")
+            if isinstance(content, list):
+                return "\n".join(str(part.get("text") or "") for part in content if isinstance(part, dict))
+            return str(content)
+    return ""

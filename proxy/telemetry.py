@@ -1,0 +1,54 @@
+"""Logs and metrics: never a prompt, an answer or a key."""
+
+import logging
+import sys
+from typing import TextIO
+
+import structlog
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+_SECONDS = (0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
+_SAMPLES = (1, 2, 4, 8, 16, 32, 64, 128)
+
+
+class Metrics:
+    """The proxy's Prometheus metrics, in a registry of their own."""
+
+    def __init__(self) -> None:
+        self._registry = CollectorRegistry()
+        labels = ("model", "strategy")
+        self.requests = Counter(
+            "tally_requests", "Requests by their HTTP status", (*labels, "status"), registry=self._registry
+        )
+        self.samples = Histogram(
+            "tally_request_samples", "Samples a request", labels, buckets=_SAMPLES, registry=self._registry
+        )
+        self.seconds = Histogram(
+            "tally_request_seconds", "Seconds a request", labels, buckets=_SECONDS, registry=self._registry
+        )
+        self.tokens = Counter("tally_tokens", "Tokens paid", ("model", "kind"), registry=self._registry)
+        self.cost = Counter("tally_cost_usd", "US dollars paid", ("model", "tenant"), registry=self._registry)
+        self.in_flight = Gauge("tally_requests_in_flight", "Requests being served", registry=self._registry)
+
+    def exposition(self) -> bytes:
+        """All metrics in Prometheus' text format."""
+        return generate_latest(self._registry)
+
+
+def configure_logging(level: str, stream: TextIO = sys.stderr) -> None:
+    """Structured logs, one JSON object a line, on `stream`; text for people where it is a terminal."""
+    renderer: structlog.typing.Processor = (
+        structlog.dev.ConsoleRenderer() if stream.isatty() else structlog.processors.JSONRenderer()
+    )
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info,
+            renderer,
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
+        logger_factory=structlog.PrintLoggerFactory(stream),
+        cache_logger_on_first_use=True,
+    )

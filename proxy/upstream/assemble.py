@@ -1,0 +1,144 @@
+"""Puts the chunks of a streamed call together to whole choices; takes a whole completion too. Does no IO."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from proxy.types import JSON, Choice
+
+# these name a thing and are sent whole; every other text in a delta is a piece to append
+_WHOLE = frozenset({"role", "id", "type", "name"})
+
+
+@dataclass(slots=True)
+class _Partial:
+    message: JSON = field(default_factory=lambda: {"role": "assistant", "content": None})
+    logprobs: JSON | None = None
+    deltas: int = 0
+    size: int = 0
+    finished: bool = False
+
+
+class Assembler:
+    """One call's choices as they grow.
+
+    `head` holds the reply's own id, created, model, system_fingerprint and service_tier; `usage` what the provider
+    told, or None.
+    """
+
+    def __init__(self) -> None:
+        self.head: JSON = {}
+        self.usage: JSON | None = None
+        self._partials: dict[int, _Partial] = {}
+
+    def feed(self, payload: JSON) -> list[Choice]:
+        """Take one chunk, or a whole completion; the choices that it finished."""
+        if not self.head:
+            keys = ("id", "created", "model", "system_fingerprint", "service_tier")
+            self.head = {key: payload[key] for key in keys if key in payload}
+        if isinstance(payload.get("usage"), dict):
+            self.usage = payload["usage"]
+        finished = [self._feed_choice(choice) for choice in payload.get("choices") or ()]
+        return [choice for choice in finished if choice is not None]
+
+    def cut(self) -> list[Choice]:
+        """What the unfinished choices hold so far, each ended as a cut one: finish_reason `length`."""
+        return [
+            self._choice(index, partial, "length")
+            for index, partial in sorted(self._partials.items())
+            if not partial.finished
+        ]
+
+    @property
+    def finished(self) -> int:
+        """How many choices have ended."""
+        return sum(partial.finished for partial in self._partials.values())
+
+    @property
+    def started(self) -> int:
+        """How many choices have begun."""
+        return len(self._partials)
+
+    def tokens(self, index: int, tokens_per_delta: float = 1.0) -> int:
+        """Tokens of choice `index` that can be counted: its log-probabilities, else its deltas."""
+        partial = self._partials.get(index)
+        if partial is None:
+            return 0
+        listed = (partial.logprobs or {}).get("content")
+        return len(listed) if listed else -int(-partial.deltas * tokens_per_delta // 1)
+
+    def deltas(self) -> int:
+        """Deltas with text, all choices together: each is a token or more."""
+        return sum(partial.deltas for partial in self._partials.values())
+
+    def sizes(self) -> list[int]:
+        """Bytes of text of each choice, in order of index."""
+        return [partial.size for _, partial in sorted(self._partials.items())]
+
+    def _feed_choice(self, raw: JSON) -> Choice | None:
+        index = int(raw.get("index") or 0)
+        partial = self._partials.setdefault(index, _Partial())
+        if partial.finished:
+            return None
+        if isinstance(raw.get("message"), dict):
+            partial.message = raw["message"]
+            partial.size += _size(raw["message"])
+        elif isinstance(raw.get("delta"), dict):
+            size = _size(raw["delta"])
+            partial.size += size
+            partial.deltas += size > 0
+            _merge(partial.message, raw["delta"])
+        if isinstance(raw.get("logprobs"), dict):
+            partial.logprobs = _merge(partial.logprobs or {}, raw["logprobs"])
+        reason = raw.get("finish_reason")
+        if reason is None:
+            return None
+        partial.finished = True
+        return self._choice(index, partial, str(reason))
+
+    def _choice(self, index: int, partial: _Partial, reason: str) -> Choice:
+        return Choice(index, partial.message, reason, partial.logprobs, self.tokens(index))
+
+
+def _merge(whole: JSON, piece: JSON) -> JSON:
+    for key, value in piece.items():
+        have = whole.get(key)
+        if have is None or value is None or key in _WHOLE:
+            if value is not None or key not in whole:
+                whole[key] = [] if isinstance(value, list) else value
+                if isinstance(value, list):
+                    _extend(whole[key], value)
+        elif isinstance(have, str) and isinstance(value, str):
+            whole[key] = have + value
+        elif isinstance(have, dict) and isinstance(value, dict):
+            _merge(have, value)
+        elif isinstance(have, list) and isinstance(value, list):
+            _extend(have, value)
+        else:
+            whole[key] = value
+    return whole
+
+
+def _extend(have: list[Any], pieces: list[Any]) -> None:
+    """Append pieces; those with an index (tool calls) are merged into the one of that index, which is then dropped."""
+    for piece in pieces:
+        if isinstance(piece, dict) and isinstance(piece.get("index"), int):
+            place = piece["index"]
+            rest = {key: value for key, value in piece.items() if key != "index"}
+            while len(have) <= min(place, 1024):
+                have.append({})
+            _merge(have[min(place, 1024)], rest)
+        else:
+            have.append(piece)
+
+
+def _size(part: JSON) -> int:
+    """Bytes of generated text in a message or delta."""
+    total = 0
+    for key in ("content", "reasoning_content", "reasoning", "refusal"):
+        if isinstance(part.get(key), str):
+            total += len(part[key].encode())
+    for call in part.get("tool_calls") or ():
+        function = call.get("function") if isinstance(call, dict) else None
+        if isinstance(function, dict):
+            total += len(str(function.get("arguments") or "").encode()) + len(str(function.get("name") or ""))
+    return total

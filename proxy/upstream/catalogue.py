@@ -1,0 +1,151 @@
+"""Which deployments serve a model name."""
+
+from collections.abc import Callable, Mapping
+
+from proxy.config import Config, ModelEntry
+from proxy.errors import NotFound
+from proxy.money import Rates, pico_usd
+from proxy.types import AnswerSpec, StrategyName
+from proxy.upstream import Endpoint, Lane
+from proxy.upstream.deployment import MAX_CALLS, Deployment
+from proxy.upstream.direct import PROVIDERS
+from proxy.upstream.prices import PriceMap
+
+_MAX_UNLISTED = 1000
+# what tally itself or LiteLLM's router reads; everything else in litellm_params goes to the provider
+_CONTROL = frozenset({"rpm", "tpm", "num_retries", "max_retries", "weight", "extra_headers", "organization"})
+_KEY_VARIABLES = {"hosted_vllm": "HOSTED_VLLM_API_KEY"}
+_BASE_VARIABLES = {"openai": ("OPENAI_BASE_URL", "OPENAI_API_BASE"), "hosted_vllm": ("HOSTED_VLLM_API_BASE",)}
+
+
+class Catalogue:
+    """The models on offer. Without a `model_list`, any LiteLLM model name is one, made up when first asked for.
+
+    `direct` and `litellm` are the two lanes; `prices` is read only where the configuration gives no price.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        *,
+        direct: Lane,
+        litellm: Callable[[], Lane],
+        prices: Callable[[], PriceMap],
+        environ: Mapping[str, str],
+    ) -> None:
+        self._direct = direct
+        self._litellm = litellm
+        self._prices = prices
+        self._environ = environ
+        self._open = not config.model_list
+        self._listed: dict[str, list[Deployment]] = {}
+        self._unlisted: dict[str, Deployment] = {}
+        self._entries: dict[str, ModelEntry] = {}
+        for entry in config.model_list:
+            self._entries.setdefault(entry.model_name, entry)
+            self._listed.setdefault(entry.model_name, []).append(self._deployment(entry))
+
+    def find(self, model: str) -> Deployment:
+        """The least busy deployment of `model`. Raises NotFound."""
+        deployments = self._listed.get(model)
+        if deployments:
+            return min(deployments, key=lambda deployment: deployment.calls)
+        if self._open:
+            return self._find_unlisted(model)
+        raise NotFound(f"The model {model!r} does not exist.", code="model_not_found", param="model")
+
+    def names(self) -> list[str]:
+        """The names of the models on offer; in the open, those whose provider's key is in the environment."""
+        if not self._open:
+            return list(self._listed)
+        providers = sorted(
+            name.removesuffix("_API_KEY").lower()
+            for name, value in self._environ.items()
+            if name.endswith("_API_KEY") and value
+        )
+        return [f"{name}/{model.removeprefix(name + '/')}" for name in providers
+                for model in self._prices().chat_models(name)]  # fmt: skip
+
+    def strategy(self, model: str) -> StrategyName | None:
+        """The strategy that the configuration sets for a model."""
+        entry = self._entries.get(model)
+        return entry.strategy if entry else None
+
+    def answer(self, model: str) -> AnswerSpec | None:
+        """The answer kind that the configuration sets for a model."""
+        entry = self._entries.get(model)
+        return entry.answer.spec() if entry and entry.answer else None
+
+    def _find_unlisted(self, model: str) -> Deployment:
+        found = self._unlisted.get(model)
+        if found is None:
+            provider, bare = self._split(model)
+            if provider is None or len(self._unlisted) >= _MAX_UNLISTED:
+                raise NotFound(
+                    f"The model {model!r} does not exist: use PROVIDER/MODEL, such as openai/gpt-4o-mini.",
+                    code="model_not_found",
+                    param="model",
+                )
+            prices = self._prices()
+            found = self._unlisted[model] = Deployment(
+                model_name=model,
+                endpoint=self._endpoint(provider, bare, None, None),
+                lane=self._lane(provider),
+                rates=prices.rates(model),
+                max_output=prices.max_output_tokens(model),
+            )
+        return found
+
+    def _split(self, model: str) -> tuple[str | None, str]:
+        provider, slash, bare = model.partition("/")
+        if slash and provider and bare:
+            return provider, bare
+        return self._prices().provider(model), model
+
+    def _lane(self, provider: str) -> Lane:
+        return self._direct if provider in PROVIDERS else self._litellm()
+
+    def _endpoint(self, provider: str, model: str, base: str | None, key: str | None) -> Endpoint:
+        if provider in PROVIDERS:
+            variables = _BASE_VARIABLES.get(provider, ())
+            base = base or next((self._environ[name] for name in variables if self._environ.get(name)), None)
+            key = key or self._environ.get(_KEY_VARIABLES.get(provider, "OPENAI_API_KEY"))
+        return Endpoint(provider, model, base.rstrip("/") if base else None, key, {})
+
+    def _deployment(self, entry: ModelEntry) -> Deployment:
+        params, info = entry.litellm_params, entry.model_info
+        provider, _, bare = params.model.rpartition("/") if "/" not in params.model else params.model.partition("/")
+        if not provider:
+            provider = "openai" if params.api_base else self._prices().provider(params.model) or "openai"
+        endpoint = self._endpoint(provider, bare, params.api_base, params.api_key)
+        control = {key: value for key, value in params.extra.items() if key in _CONTROL}
+        rest = {key: value for key, value in params.extra.items() if key not in _CONTROL}
+        direct = provider in PROVIDERS
+        return Deployment(
+            model_name=entry.model_name,
+            endpoint=Endpoint(provider, bare, endpoint.api_base, endpoint.api_key, control if direct else rest),
+            lane=self._lane(provider),
+            rates=self._rates(entry),
+            max_output=info.max_output_tokens or (None if params.api_base else self._max_output(params.model)),
+            max_n=info.max_n,
+            usage_per_choice=info.usage == "per_choice",
+            streams=info.stream,
+            hidden_reasoning=info.hidden_reasoning,
+            timeout=params.timeout or 600.0,
+            defaults=rest if direct else {},
+            limit=params.max_parallel_requests or MAX_CALLS,
+        )
+
+    def _rates(self, entry: ModelEntry) -> Rates | None:
+        params = entry.litellm_params
+        if params.input_cost_per_token is None or params.output_cost_per_token is None:
+            return self._prices().rates(params.model)
+        cached = params.cache_read_input_token_cost
+        return Rates(
+            pico_usd(params.input_cost_per_token),
+            pico_usd(params.output_cost_per_token),
+            None if cached is None else pico_usd(cached),
+        )
+
+    def _max_output(self, model: str) -> int | None:
+        return self._prices().max_output_tokens(model)

@@ -1,0 +1,63 @@
+"""One deployment of a model: where it is, what it costs, and what was learned of it."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+from proxy.money import Rates
+from proxy.types import JSON
+from proxy.upstream import Endpoint, Lane
+
+MAX_CALLS = 256
+"""Calls at once to a deployment unless its `max_parallel_requests` says otherwise."""
+
+
+@dataclass(slots=True, eq=False)
+class Deployment:
+    """One entry of `model_list`.
+
+    `rates` None: the price is unknown. `max_output` None: the model's own maximum is unknown, in tokens a choice.
+    `max_n` is the largest `n` the deployment has been seen, or told, to take (None: not known yet);
+    `usage_per_choice`: its usage counts the first choice only; `tokens_per_delta` is what a streamed delta held;
+    `gives_logprobs` turns false where it refuses them.
+    """
+
+    model_name: str
+    endpoint: Endpoint
+    lane: Lane
+    rates: Rates | None = None
+    max_output: int | None = None
+    max_n: int | None = None
+    usage_per_choice: bool = False
+    streams: bool = True
+    hidden_reasoning: bool = False
+    timeout: float = 600.0
+    defaults: JSON = field(default_factory=dict)
+    limit: int = MAX_CALLS
+    tokens_per_delta: float = 1.0
+    gives_logprobs: bool = True
+    calls: int = 0
+    _slots: asyncio.Semaphore | None = None
+
+    @asynccontextmanager
+    async def slot(self) -> AsyncIterator[None]:
+        """Hold one of the calls that the deployment takes at once; waits for it."""
+        if self._slots is None:
+            self._slots = asyncio.Semaphore(self.limit)
+        async with self._slots:
+            self.calls += 1
+            try:
+                yield
+            finally:
+                self.calls -= 1
+
+    def body(self, request: JSON) -> JSON:
+        """`request` as this deployment is sent it: its own model name and defaults, tally's own field left out."""
+        body = {**self.defaults, **request, "model": self.endpoint.model}
+        body.pop("tally", None)
+        return body
+
+    def learn_max_n(self, n: int) -> None:
+        """Remember that no more than `n` choices come from one call."""
+        self.max_n = n if self.max_n is None else min(self.max_n, n)

@@ -1,0 +1,127 @@
+"""The lean lane: OpenAI-compatible servers over plain HTTP, with aiohttp and orjson."""
+
+from collections.abc import AsyncGenerator, Mapping
+
+import aiohttp
+import orjson
+
+from proxy.errors import UpstreamError, UpstreamTimeout, UpstreamUnreachable
+from proxy.types import JSON
+from proxy.upstream import Endpoint
+from proxy.upstream.sse import DONE, EventParser
+
+PROVIDERS = frozenset({"openai", "hosted_vllm", "custom_openai"})
+OPENAI_BASE = "https://api.openai.com/v1"
+_CONNECT_S = 10.0
+_MESSAGE_CHARS = 2000
+
+
+class DirectLane:
+    """One pooled session for all deployments; how many calls a deployment may have is the deployment's to say."""
+
+    def __init__(self) -> None:
+        self._session: aiohttp.ClientSession | None = None
+
+    async def complete(self, endpoint: Endpoint, body: JSON, timeout: float) -> bytes:
+        """One call, its whole reply."""
+        try:
+            async with self._post(endpoint, body, timeout) as response:
+                content = await response.read()
+                if response.status >= 400:
+                    raise upstream_error(response.status, response.headers, content, endpoint.api_key)
+                return content
+        except (TimeoutError, aiohttp.ClientError) as error:
+            raise _lost(error) from error
+
+    async def stream(self, endpoint: Endpoint, body: JSON, timeout: float) -> AsyncGenerator[bytes, None]:
+        """One streamed call, chunk by chunk. A server that answers in one piece gives that one piece."""
+        try:
+            async with self._post(endpoint, body, timeout) as response:
+                if response.status >= 400:
+                    raise upstream_error(response.status, response.headers, await response.read(), endpoint.api_key)
+                if response.content_type == "application/json":
+                    yield await response.read()
+                    return
+                parser = EventParser()
+                async for chunk in response.content.iter_any():
+                    for event in parser.feed(chunk):
+                        if event == DONE:
+                            return
+                        yield event
+                for event in parser.end():
+                    if event != DONE:
+                        yield event
+        except (TimeoutError, aiohttp.ClientError) as error:
+            raise _lost(error) from error
+
+    async def close(self) -> None:
+        """Close the pooled connections."""
+        if self._session is not None:
+            await self._session.close()
+
+    def _post(self, endpoint: Endpoint, body: JSON, timeout: float) -> "aiohttp.client._RequestContextManager":
+        if self._session is None:
+            self._session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0, ttl_dns_cache=300))
+        headers = {"content-type": "application/json", **endpoint.params.get("extra_headers", {})}
+        if endpoint.api_key:
+            headers.setdefault("authorization", f"Bearer {endpoint.api_key}")
+        if organization := endpoint.params.get("organization"):
+            headers["openai-organization"] = organization
+        return self._session.post(
+            f"{endpoint.api_base or OPENAI_BASE}/chat/completions",
+            data=orjson.dumps(body),
+            headers=headers,
+            allow_redirects=False,
+            timeout=aiohttp.ClientTimeout(total=timeout, sock_connect=min(_CONNECT_S, timeout)),
+        )
+
+
+def upstream_error(status: int, headers: Mapping[str, str], content: bytes, secret: str | None = None) -> UpstreamError:
+    """The error that a provider's reply of status 400 or more is. Nothing of `secret` stays in its message."""
+    try:
+        data = orjson.loads(content)
+    except orjson.JSONDecodeError:
+        data = content.decode(errors="replace").strip()
+    return error_from(status, data, _retry_after(headers), secret)
+
+
+def error_from(
+    status: int, data: object, retry_after: float | None = None, secret: str | None = None, *, sent: bool = False
+) -> UpstreamError:
+    """The error in `data`: OpenAI's envelope, the error object itself, or plain text."""
+    fields = data if isinstance(data, dict) else {}
+    inner = fields.get("error", fields)
+    fields = inner if isinstance(inner, dict) else {"message": inner}
+    message = fields.get("message") or fields.get("detail") or (data if isinstance(data, str) else "")
+    text = str(message)[:_MESSAGE_CHARS] or f"the provider answered with status {status}"
+    if secret:
+        text = text.replace(secret, "***")
+    code = fields.get("code")
+    return UpstreamError(
+        text,
+        status=status,
+        type=fields.get("type") if isinstance(fields.get("type"), str) else None,
+        code=None if code is None else str(code),
+        param=fields.get("param") if isinstance(fields.get("param"), str) else None,
+        retry_after=retry_after,
+        sent=sent,
+    )
+
+
+def _retry_after(headers: Mapping[str, str]) -> float | None:
+    """Seconds to wait, from `retry-after-ms` or `retry-after` (a date is not understood)."""
+    for name, scale in (("retry-after-ms", 0.001), ("retry-after", 1.0)):
+        try:
+            return max(0.0, float(headers[name]) * scale)
+        except (KeyError, ValueError):
+            continue
+    return None
+
+
+def _lost(error: Exception) -> UpstreamError:
+    # no word of the address: it is the operator's
+    if isinstance(error, TimeoutError):
+        return UpstreamTimeout("the provider did not answer in time")
+    if isinstance(error, aiohttp.ClientConnectorError):
+        return UpstreamUnreachable("the provider cannot be reached")
+    return UpstreamUnreachable("the connection to the provider broke", sent=True)

@@ -1,0 +1,293 @@
+"""The wide lane: every provider that LiteLLM knows. The one module that imports LiteLLM, at its first call."""
+
+import copy
+import os
+import re
+import warnings
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from json import JSONDecodeError
+from typing import Any
+
+import anyio
+import anyio.to_thread
+import httpx
+import orjson
+
+from proxy.errors import UpstreamError, UpstreamTimeout, UpstreamUnreachable
+from proxy.types import JSON
+from proxy.upstream import Endpoint
+from proxy.upstream.direct import error_from, upstream_error
+
+# Without these LiteLLM fetches its price table over the network, reads .env and prints to the terminal.
+_ENVIRONMENT = {"LITELLM_LOCAL_MODEL_COST_MAP": "True", "LITELLM_MODE": "PRODUCTION", "LITELLM_LOG": "ERROR"}
+
+# What `acompletion` takes by name and means what OpenAI means by it. Every other field of a body goes into the wire
+# body as it is: among the names that LiteLLM takes are api_base, fallbacks and mock_response, and a client must not
+# reach those.
+_PARAMETERS = frozenset(
+    {
+        "audio",
+        "frequency_penalty",
+        "function_call",
+        "functions",
+        "logit_bias",
+        "logprobs",
+        "max_completion_tokens",
+        "max_tokens",
+        "modalities",
+        "n",
+        "parallel_tool_calls",
+        "prediction",
+        "presence_penalty",
+        "prompt_cache_key",
+        "reasoning_effort",
+        "response_format",
+        "safety_identifier",
+        "seed",
+        "service_tier",
+        "stop",
+        "store",
+        "stream_options",
+        "temperature",
+        "thinking",
+        "tool_choice",
+        "tools",
+        "top_logprobs",
+        "top_p",
+        "user",
+        "verbosity",
+        "web_search_options",
+    }
+)
+# providers of another shape have no wire body to put it in
+_NATIVE_PARAMETERS = _PARAMETERS | {"top_k"}
+_LANE_ONLY = frozenset({"model", "messages", "stream"})
+_OPENAI_SHAPED = frozenset({"openai", "custom_openai", "azure", "mistral", "openrouter"})
+_PREFIXES = re.compile(r"^(?:litellm\.)?(?:\w+: )*(?:\w*Exception - )?")
+
+
+@dataclass(frozen=True, slots=True)
+class _Library:
+    """LiteLLM once it is imported, and the roots of what it raises. Its modules publish no types."""
+
+    module: Any
+    openai_streams: tuple[type, ...]
+    errors: tuple[type[Exception], ...]
+
+    def openai_shaped(self, provider: str) -> bool:
+        return provider in _OPENAI_SHAPED or provider in self.module.openai_compatible_providers
+
+    def unlisted(self, endpoint: Endpoint, arguments: JSON) -> list[str]:
+        """Parameters that LiteLLM's table denies this provider. An OpenAI-shaped one may judge for itself."""
+        if not self.openai_shaped(endpoint.provider):
+            return []
+        listed = self.module.get_supported_openai_params(model=endpoint.model, custom_llm_provider=endpoint.provider)
+        return sorted(_PARAMETERS.intersection(arguments) - set(listed or ()))
+
+
+class LiteLLMLane:
+    """Calls any provider through `litellm.acompletion`, without its retries, callbacks and dropped parameters."""
+
+    def __init__(self) -> None:
+        self._library: _Library | None = None
+        self._loading = anyio.Lock()
+
+    async def complete(self, endpoint: Endpoint, body: JSON, timeout: float) -> bytes:
+        """One call, its whole reply."""
+        library = await self._load()
+        with _mapped(library, endpoint):
+            with anyio.fail_after(timeout):
+                reply = await library.module.acompletion(**_arguments(library, endpoint, body, timeout), stream=False)
+            return orjson.dumps(_completion(_dump(reply)))
+
+    async def stream(self, endpoint: Endpoint, body: JSON, timeout: float) -> AsyncGenerator[bytes, None]:
+        """One streamed call, chunk by chunk. Several choices of a provider of another shape come in one piece."""
+        library = await self._load()
+        if (body.get("n") or 1) > 1 and not library.openai_shaped(endpoint.provider):
+            # LiteLLM's own stream tells the finish_reason of one choice only
+            whole = {key: value for key, value in body.items() if key != "stream_options"}
+            yield await self.complete(endpoint, whole, timeout)
+            return
+        deadline = anyio.current_time() + timeout
+        started = False
+        arguments = _arguments(library, endpoint, body, timeout)
+        with _mapped(library, endpoint):
+            with anyio.fail_after(timeout):
+                stream = await library.module.acompletion(**arguments, stream=True)
+        try:
+            chunks = _raw(library, stream)
+            while True:
+                with _mapped(library, endpoint, started=started):
+                    with anyio.fail_after(deadline - anyio.current_time()):
+                        chunk = await anext(chunks, None)
+                    if chunk is None:
+                        return
+                started = True
+                if hasattr(chunk, "choices"):
+                    yield orjson.dumps(_chunk(_dump(chunk)))
+        finally:
+            await stream.aclose()
+
+    async def close(self) -> None:
+        """Close the connections that LiteLLM keeps."""
+        if self._library is not None:
+            await self._library.module.close_litellm_async_clients()
+
+    async def _load(self) -> _Library:
+        async with self._loading:
+            if self._library is None:
+                # seconds of work, which must not hold up the event loop
+                self._library = await anyio.to_thread.run_sync(_import)
+        return self._library
+
+
+def _import() -> _Library:
+    os.environ.update(_ENVIRONMENT)
+    import aiohttp
+    import litellm
+    import openai
+    from litellm.llms.base_llm.chat.transformation import BaseLLMException
+    from litellm.llms.openai.chat.gpt_transformation import OpenAIChatCompletionStreamingHandler
+
+    # pydantic remarks on a type of LiteLLM's, of no use to anyone here
+    warnings.filterwarnings("ignore", message="Item '.*' on TypedDict class", category=UserWarning)
+    litellm.suppress_debug_info = True
+    litellm.telemetry = False
+    litellm.drop_params = False
+    return _Library(
+        module=litellm,
+        openai_streams=(openai.AsyncStream, OpenAIChatCompletionStreamingHandler),
+        errors=(
+            openai.OpenAIError,
+            BaseLLMException,
+            httpx.HTTPError,
+            httpx.StreamError,
+            aiohttp.ClientError,
+            TimeoutError,
+            ValueError,
+        ),
+    )
+
+
+def _arguments(library: _Library, endpoint: Endpoint, body: JSON, timeout: float) -> JSON:
+    """The arguments of `acompletion` for `body`: the operator's parameters, then the client's, then what is fixed."""
+    body = copy.deepcopy(body)  # LiteLLM's transforms work in place, and draws share one body
+    names = _PARAMETERS if library.openai_shaped(endpoint.provider) else _NATIVE_PARAMETERS
+    known = {key: value for key, value in body.items() if key in names}
+    unknown = {key: value for key, value in body.items() if key not in names | _LANE_ONLY}
+    if endpoint.provider == "mistral" and "seed" in known:
+        # LiteLLM renames it by way of an extra_body of its own, which ours would replace
+        unknown["random_seed"] = known.pop("seed")
+    arguments = {**endpoint.params, **known}
+    if allowed := library.unlisted(endpoint, arguments):
+        arguments["allowed_openai_params"] = [*arguments.get("allowed_openai_params", ()), *allowed]
+    if unknown:
+        arguments["extra_body"] = {**arguments.get("extra_body", {}), **unknown}
+    if endpoint.api_base is not None:
+        arguments["api_base"] = endpoint.api_base
+    if endpoint.api_key is not None:
+        arguments["api_key"] = endpoint.api_key
+    return arguments | {
+        "model": f"{endpoint.provider}/{endpoint.model}",
+        "messages": body.get("messages"),
+        "timeout": timeout,
+        "num_retries": 0,
+        "max_retries": 0,
+        "drop_params": False,
+        # with tools LiteLLM looks for its own MCP gateway first, and needs a package for that which is not there
+        "_skip_mcp_handler": True,
+    }
+
+
+def _raw(library: _Library, stream: Any) -> AsyncIterator[Any]:  # noqa: ANN401 - LiteLLM publishes no types
+    """The provider's own chunks where they are OpenAI's, else LiteLLM's.
+
+    LiteLLM's wrapper loses refusals and all finish reasons but one, and makes up a usage where none was told.
+    """
+    source: Any = getattr(stream, "completion_stream", None)
+    if not isinstance(source, library.openai_streams):
+        source = stream
+    chunks: AsyncIterator[Any] = aiter(source)
+    return chunks
+
+
+def _dump(model: Any) -> JSON:  # noqa: ANN401 - LiteLLM publishes no types
+    dumped: JSON = model.model_dump(mode="json", exclude_none=True, warnings=False)
+    return dumped
+
+
+def _completion(reply: JSON) -> JSON:
+    for choice in reply.get("choices", ()):
+        choice.pop("provider_specific_fields", None)
+        choice["message"] = {"content": None} | _lifted(choice.get("message", {}))
+    if not any((reply.get("usage") or {}).get(key) for key in ("prompt_tokens", "completion_tokens")):
+        # zeros are how LiteLLM says that nothing was told
+        reply.pop("usage", None)
+    return reply
+
+
+def _chunk(chunk: JSON) -> JSON:
+    chunk.pop("provider_specific_fields", None)
+    for choice in chunk.get("choices", ()):
+        choice.pop("provider_specific_fields", None)
+        choice["delta"] = _lifted(choice.get("delta", {}))
+        choice.setdefault("finish_reason", None)
+    return chunk
+
+
+def _lifted(message: JSON) -> JSON:
+    """`message` with the fields that LiteLLM puts aside, such as `refusal`, where the provider had them."""
+    aside = message.pop("provider_specific_fields", None) or {}
+    return {key: value for key, value in aside.items() if value is not None} | message
+
+
+@contextmanager
+def _mapped(library: _Library, endpoint: Endpoint, *, started: bool = False) -> Iterator[None]:
+    try:
+        yield
+    except library.errors as error:
+        raise _translate(error, endpoint.api_key, started) from error
+
+
+def _translate(error: Exception, secret: str | None, started: bool) -> UpstreamError:
+    """Ours for LiteLLM's. Its classes and statuses are guesses from the text, so what lies beneath them comes first."""
+    causes = list(_causes(error))
+    for cause in causes:
+        if isinstance(cause, httpx.HTTPStatusError):
+            return upstream_error(cause.response.status_code, cause.response.headers, _content(cause.response), secret)
+    status = getattr(error, "status_code", None)
+    status = status if isinstance(status, int) and 400 <= status <= 599 else 502
+    if lost := _lost(causes, status):
+        return lost
+    told = getattr(error, "body", None)
+    text = _PREFIXES.sub("", str(getattr(error, "message", error)))
+    return error_from(status, told if isinstance(told, dict) else text, None, secret, sent=started or status >= 500)
+
+
+def _lost(causes: Sequence[BaseException], status: int) -> UpstreamError | None:
+    if status == 408 or any(isinstance(cause, TimeoutError | httpx.TimeoutException) for cause in causes):
+        return UpstreamTimeout("the provider did not answer in time")
+    if any(isinstance(cause, httpx.ConnectError) for cause in causes):
+        return UpstreamUnreachable("the provider cannot be reached")
+    if any(isinstance(cause, httpx.TransportError) for cause in causes):
+        return UpstreamUnreachable("the connection to the provider broke", sent=True)
+    if any(isinstance(cause, JSONDecodeError) for cause in causes):
+        return error_from(502, "the provider's reply is not JSON", sent=True)
+    return None
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """`error` and what it came from, as far as this call goes: a retry may run while an earlier error is handled."""
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, UpstreamError):
+        yield cause
+        cause = cause.__cause__ or cause.__context__
+
+
+def _content(response: httpx.Response) -> bytes:
+    try:
+        return response.content
+    except httpx.ResponseNotRead:
+        return b""

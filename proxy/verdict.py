@@ -1,0 +1,184 @@
+"""What was decided about one request: the winner, the votes, and what it took."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from proxy.answers import Candidate, winner
+from proxy.core.vote import Votes, plurality
+from proxy.drawing import Drawn, Query
+from proxy.errors import BudgetExceeded, TallyError, UpstreamError, UpstreamTimeout
+from proxy.ledger import Ballot, RequestRow
+from proxy.metering import Purse
+from proxy.money import usd
+from proxy.types import JSON, Choice, Plan
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """`winner` is the place of `choice` among the samples, in draw order; `votes` are `(answer, count)`, most first.
+
+    `first_answer` is what one sample would have said; `confidence` in [0, 1], None where nothing was voted on.
+    `head` is the provider's own id, created, model and the like.
+    """
+
+    strategy: str
+    choice: Choice
+    winner: int
+    samples: int
+    abstained: int
+    rounds: int
+    votes: tuple[tuple[str, int], ...]
+    confidence: float | None
+    first_answer: str | None
+    reason: str | None
+    purse: Purse
+    head: JSON
+    ballots: tuple[Ballot, ...]
+
+    @property
+    def answer(self) -> str | None:
+        """The winning answer, or None when every sample abstained."""
+        return self.votes[0][0] if self.votes else None
+
+    @property
+    def usage(self) -> JSON:
+        """OpenAI's usage: the prompt once, the completions of all samples."""
+        prompt = self.purse.prompt_tokens or self.purse.paid.prompt
+        return {
+            "prompt_tokens": prompt,
+            "completion_tokens": self.purse.drawn_tokens,
+            "total_tokens": prompt + self.purse.drawn_tokens,
+        }
+
+    def tally(self) -> JSON:
+        """The response's `tally` object."""
+        paid = self.purse.paid
+        return {
+            "strategy": self.strategy,
+            "samples": self.samples,
+            "abstained": self.abstained,
+            "rounds": self.rounds,
+            "votes": [{"answer": answer, "count": count} for answer, count in self.votes],
+            "answer": self.answer,
+            "confidence": self.confidence,
+            "winner": self.winner,
+            "first_answer": self.first_answer,
+            "cost_usd": float(usd(self.purse.spent)),
+            "paid": {
+                "prompt_tokens": paid.prompt,
+                "completion_tokens": paid.completion,
+                "estimated": paid.estimated,
+            },
+            "reason": self.reason,
+        }
+
+
+def verdict(query: Query, reason: str | None) -> Verdict:
+    """The verdict over what was drawn for a query. Raises the error to answer with when nothing was."""
+    samples = query.in_order()
+    if not samples:
+        raise failure(query.errors, reason)
+    votes, labels = _vote(samples)
+    place = winner([_candidate(sample, label) for sample, label in zip(samples, labels, strict=True)], votes.leader)
+    texts = _texts(samples)
+    scaled = query.plan.strategy.name != "off"
+    return Verdict(
+        strategy=query.plan.strategy.name,
+        choice=samples[place].choice,
+        winner=place,
+        samples=len(samples),
+        abstained=votes.abstained,
+        rounds=query.rounds,
+        votes=tuple((texts[label], count) for label, count in votes.counts),
+        confidence=votes.confidence if scaled else None,
+        first_answer=samples[0].answer.text if samples[0].answer else None,
+        reason=reason or query.plan.reason,
+        purse=query.purse,
+        head=query.head,
+        ballots=tuple(
+            Ballot(sample.row, texts[label] if label is not None else None, sample.score, sample.mean_logprob)
+            for sample, label in zip(samples, labels, strict=True)
+        ),
+    )
+
+
+def failure(errors: Sequence[TallyError], reason: str | None) -> TallyError:
+    """Why no sample came: the most frequent error by status, ties to the lowest; the budget where there is none."""
+    if errors:
+        counts = Counter(error.status for error in errors)
+        status = min(counts, key=lambda status: (-counts[status], status))
+        return next(error for error in errors if error.status == status)
+    if reason == "deadline":
+        return UpstreamTimeout("no sample was finished before the deadline")
+    if reason == "budget":
+        return BudgetExceeded("The budget does not hold one more sample.")
+    return UpstreamError("no sample could be drawn", status=502)
+
+
+def request_row(plan: Plan, found: Verdict, latency_ms: int, status: int = 200) -> RequestRow:
+    """The ledger's line about a request that was answered."""
+    return RequestRow(
+        account=found.purse.account,
+        model=plan.model,
+        strategy=found.strategy,
+        status=status,
+        samples=found.samples,
+        abstained=found.abstained,
+        rounds=found.rounds,
+        winner=found.winner,
+        answer=found.answer,
+        first_answer=found.first_answer,
+        confidence=found.confidence,
+        cost_nano=found.purse.spent,
+        reason=found.reason,
+        latency_ms=latency_ms,
+        ballots=found.ballots,
+    )
+
+
+def failed_row(plan: Plan, purse: Purse, error: TallyError, latency_ms: int) -> RequestRow:
+    """The ledger's line about a request that was not answered."""
+    return RequestRow(
+        account=purse.account,
+        model=plan.model,
+        strategy=plan.strategy.name,
+        status=error.status,
+        samples=0,
+        abstained=0,
+        rounds=0,
+        winner=None,
+        answer=None,
+        first_answer=None,
+        confidence=None,
+        cost_nano=purse.spent,
+        reason=error.code or error.type,
+        latency_ms=latency_ms,
+    )
+
+
+def _vote(samples: Sequence[Drawn]) -> tuple[Votes, list[object]]:
+    """Truncated samples have no ballot while any other sample has one."""
+    labels = [None if sample.truncated or sample.answer is None else sample.answer.label for sample in samples]
+    if not any(label is not None for label in labels):
+        labels = [None if sample.answer is None else sample.answer.label for sample in samples]
+    return plurality(labels), list(labels)
+
+
+def _candidate(sample: Drawn, label: object) -> Candidate:
+    return Candidate(
+        label=label,
+        truncated=sample.truncated,
+        score=sample.score,
+        mean_logprob=sample.mean_logprob,
+        length=len(sample.choice.content),
+    )
+
+
+def _texts(samples: Sequence[Drawn]) -> dict[object, str]:
+    """How each label is shown: as the first sample that said it did."""
+    texts: dict[object, str] = {}
+    for sample in samples:
+        if sample.answer is not None:
+            texts.setdefault(sample.answer.label, sample.answer.text)
+    return texts

@@ -1,0 +1,238 @@
+"""`tally tenant`, `tally key` and `tally ledger` as an operator runs them."""
+
+import csv
+import io
+import json
+import sqlite3
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import click
+import pytest
+from click.testing import CliRunner, Result
+
+from proxy.cli.books import wall_clock
+from proxy.cli.keys import key
+from proxy.cli.ledger import ledger
+from proxy.cli.tenants import tenant
+from proxy.ledger import Ballot, Settlement
+from proxy.ledger.books import Books
+from proxy.types import Account, Tenant
+from tests.test_ledger import end, row, verdict, wish
+
+Run = Callable[..., Result]
+
+GROUPS = {"tenant": tenant, "key": key, "ledger": ledger}
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    config = tmp_path / "tally.json"
+    config.write_text(json.dumps({"general_settings": {"database_url": f"sqlite:///{tmp_path / 'tally.db'}"}}))
+
+    def invoke(line: str, *more: str, config: Path = config) -> Result:
+        name, *words = line.split()
+        group: click.Group = GROUPS[name]
+        return CliRunner(env={"COLUMNS": "200"}).invoke(group, [*words, *more, "--config", str(config)])
+
+    return invoke
+
+
+@pytest.fixture
+def books(tmp_path: Path) -> Iterator[Books]:
+    opened = Books.open(tmp_path / "tally.db", clock=wall_clock, synchronous="OFF")
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def used(books: Books) -> Books:
+    """A ledger with a settled draw of 5 nano-USD, and a reservation of 10."""
+    books.add_tenant(Tenant("acme", max_nano=10**9))
+    books.reserve(wish("a", 100))
+    books.settle(end("a", row("d0")))
+    books.record(verdict("req_1", Ballot("d0", "[bold]42", None, None)))
+    books.reserve(wish("b", 10))
+    return books
+
+
+def ok(result: Result) -> str:
+    assert result.exit_code == 0, result.output
+    return result.stdout
+
+
+def refused(result: Result) -> str:
+    assert result.exit_code == 2, result.output
+    assert not result.stdout
+    return result.stderr
+
+
+def test_a_tenant_is_added_with_its_limits(run: Run, books: Books) -> None:
+    ok(
+        run(
+            "tenant add acme --max-budget 0.5 --token-budget 1000 --budget-duration 1d --rpm 60"
+            " --model small --model big --strategy dynscaling --max-samples 16 --max-request-cost 0.01"
+        )
+    )
+    assert books.tenants() == [
+        Tenant("acme", 500_000_000, 1000, "1d", 60, ("small", "big"), "dynscaling", 16, 10_000_000)
+    ]
+
+
+def test_the_first_command_makes_the_ledger(run: Run, tmp_path: Path) -> None:
+    ok(run("tenant add acme"))
+    assert (tmp_path / "tally.db").exists()
+    assert "acme" in ok(run("tenant list"))
+
+
+def test_only_what_is_given_changes_and_none_takes_a_limit_away(run: Run, books: Books) -> None:
+    ok(run("tenant add acme --max-budget 1 --rpm 5 --model small"))
+    ok(run("tenant update acme --max-budget none --max-samples 4"))
+    assert books.tenants() == [Tenant("acme", rpm_limit=5, models=("small",), max_samples=4)]
+    ok(run("tenant update acme --model none"))
+    assert books.tenant("acme").models is None
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "reason"),
+    [
+        ("--max-budget", "lots", "'lots' is not a number"),
+        ("--max-budget", "-1", "not a finite amount"),
+        ("--max-budget", "nan", "not a finite amount"),
+        ("--max-budget", "1e10", "is more than"),
+        ("--max-budget", "1e999999", "is more than"),
+        ("--max-request-cost", "x", "is not a number"),
+        ("--token-budget", "1.5", "is not a whole number"),
+        ("--token-budget", "9" * 5000, "is not a whole number"),
+        ("--budget-duration", "1y", "'1y' is not a duration"),
+        ("--rpm", "0", "is not a whole number from 1"),
+        ("--max-samples", "-3", "is not a whole number"),
+        ("--strategy", "best", "'best' is none of off,"),
+    ],
+)
+def test_a_wrong_value_is_named_with_its_option(run: Run, tmp_path: Path, option: str, value: str, reason: str) -> None:
+    for command in ("add", "update"):
+        said = refused(run(f"tenant {command} acme", option, value))
+        assert f"'{option}'" in said
+        assert reason in said
+    assert not (tmp_path / "tally.db").exists()
+
+
+def test_an_update_of_nothing_is_an_error(run: Run) -> None:
+    assert "nothing to change" in refused(run("tenant update acme"))
+
+
+def test_an_error_is_one_clear_line(run: Run, books: Books) -> None:
+    ok(run("tenant add acme"))
+    assert refused(run("tenant add acme")) == "Error: there is a tenant 'acme' already\n"
+    assert refused(run("tenant block nobody")) == "Error: there is no tenant 'nobody'\n"
+    assert refused(run("tenant show nobody")) == "Error: there is no tenant 'nobody'\n"
+    assert refused(run("key create nobody")) == "Error: there is no tenant 'nobody'\n"
+    assert refused(run("key revoke key_0")) == "Error: there is no key 'key_0'\n"
+    books.adopt([Tenant("filed")], {})
+    assert "comes from the configuration file" in refused(run("tenant update filed --rpm 1"))
+
+
+def test_a_tenant_is_blocked_and_unblocked(run: Run, books: Books) -> None:
+    ok(run("tenant add acme"))
+    ok(run("tenant block acme"))
+    assert books.tenant("acme").blocked
+    assert "blocked" in ok(run("tenant list"))
+    ok(run("tenant unblock acme"))
+    assert not books.tenant("acme").blocked
+
+
+def test_a_tenant_is_shown_with_what_it_spent(run: Run, used: Books) -> None:
+    shown = ok(run("tenant show acme"))
+    for fact in ("acme", "no limit", "0.000000005", "0.00000001", "for ever"):
+        assert fact in shown
+
+
+def test_a_key_is_printed_alone_once_and_listed_by_its_id(run: Run, books: Books) -> None:
+    ok(run("tenant add acme"))
+    made = run("key create acme")
+    secret = ok(made).strip()
+    assert "cannot be shown again" in made.stderr
+    found = books.authenticate(secret)
+    assert found is not None
+    listed = ok(run("key list --tenant acme"))
+    assert found[1] in listed
+    assert secret[-4:] in listed
+    assert secret not in listed
+    assert "good" in listed
+    ok(run(f"key revoke {found[1]}"))
+    assert books.authenticate(secret) is None
+    assert "revoked" in ok(run("key list"))
+
+
+def test_a_key_expires_on_its_day(run: Run, books: Books) -> None:
+    ok(run("tenant add acme"))
+    ok(run("key create acme --expires 2999-01-01"))
+    assert "2999-01-01 00:00:00" in ok(run("key list"))
+    assert "expired already" in refused(run("key create acme --expires 2001-01-01"))
+    assert "'--expires'" in refused(run("key create acme --expires tomorrow"))
+
+
+def test_the_check_is_content_when_everything_adds_up(run: Run, used: Books) -> None:
+    """Also beside a server that has the file open."""
+    assert "ok" in ok(run("ledger check"))
+    (only,) = json.loads(ok(run("ledger check --json")))["tenants"]
+    assert only["tenant"] == "acme"
+    assert (only["spent_nano_usd"], only["ledger_nano_usd"], only["reserved_nano_usd"], only["ok"]) == (5, 5, 10, True)
+
+
+def test_the_check_says_what_disagrees_and_ends_with_1(run: Run, used: Books, tmp_path: Path) -> None:
+    with sqlite3.connect(tmp_path / "tally.db") as other:
+        other.execute("UPDATE tenants SET spent_nano = 6")
+    other.close()
+    result = run("ledger check")
+    assert result.exit_code == 1
+    assert "wrong: spent" in result.stdout
+    result = run("ledger check --json")
+    assert result.exit_code == 1
+    assert json.loads(result.stdout)["tenants"][0]["ok"] is False
+
+
+@pytest.mark.parametrize("command", ["ledger check", "ledger show", "ledger export", "tenant list", "key list"])
+def test_reading_a_ledger_that_is_not_there_is_an_error_and_makes_none(run: Run, tmp_path: Path, command: str) -> None:
+    assert "there is no such ledger" in refused(run(command))
+    assert not (tmp_path / "tally.db").exists()
+
+
+def test_a_ledger_in_memory_is_for_its_server_alone(run: Run, tmp_path: Path) -> None:
+    memory = tmp_path / "memory.json"
+    memory.write_text('{"general_settings": {"database_url": "sqlite://"}}')
+    for command in ("ledger check", "tenant add acme"):
+        assert "in the memory of its server" in refused(run(command, config=memory))
+
+
+def test_a_configuration_that_is_not_there_is_an_error(run: Run, tmp_path: Path) -> None:
+    assert "none.yaml" in refused(run("tenant list", config=tmp_path / "none.yaml"))
+
+
+def test_the_ledger_shows_tenants_and_their_last_requests(run: Run, used: Books) -> None:
+    shown = ok(run("ledger show"))
+    for fact in ("acme", "self_consistency", "42", "41", "0.000000005"):
+        assert fact in shown
+    assert "self_consistency" not in ok(run("ledger show --last 0"))
+    assert "no tenant" in refused(run("ledger show --tenant nobody"))
+
+
+def test_the_ledger_is_exported_as_csv(run: Run, used: Books) -> None:
+    (line,) = csv.DictReader(io.StringIO(ok(run("ledger export"))))
+    assert (line["id"], line["cost_nano"], line["label"], line["first_answer"]) == ("d0", "5", "[bold]42", "41")
+
+
+def test_an_export_of_nothing_is_a_header(run: Run) -> None:
+    ok(run("tenant add acme"))
+    assert ok(run("ledger export")).startswith("number,tenant,key,")
+    assert ok(run("ledger export --format jsonl")) == ""
+
+
+def test_the_ledger_is_exported_as_lines_of_json_to_a_file(run: Run, used: Books, tmp_path: Path) -> None:
+    used.add_tenant(Tenant("other"))
+    used.reserve(wish("c", 10, tenant="other"))
+    used.settle(Settlement("c", Account("other", None, "req_2"), (row("d1"), row("d2"))))
+    ok(run("ledger export --format jsonl --tenant other --output", str(tmp_path / "out.jsonl")))
+    lines = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    assert [(line["id"], line["answer"]) for line in lines] == [("d1", None), ("d2", None)]
