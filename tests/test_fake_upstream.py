@@ -186,6 +186,7 @@ def test_a_fault_in_a_stream_comes_after_some_tokens() -> None:
         got: list[ChatCompletionChunk] = []
         with pytest.raises(openai.APIError, match="Broken"):
             got.extend(stream(sdk))
+        assert joined(got) == "one two"
         assert upstream.meter.completion_tokens == 2
 
 

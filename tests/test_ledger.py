@@ -14,7 +14,7 @@ from types import SimpleNamespace
 
 import anyio
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from proxy.errors import ConfigError, LedgerUnavailable, NotFound, RequestInvalid
@@ -113,11 +113,13 @@ def sheet(books: Books) -> tuple[Amount, Amount, Amount]:
 
 
 @given(
-    st.builds(Amount, st.integers(-50, 300), st.integers(-50, 300)),
-    st.builds(Amount, st.integers(0, 50), st.integers(0, 50)),
-    st.builds(Amount, st.integers(0, 50), st.integers(0, 50)),
-    st.integers(1, 12),
+    st.builds(Amount, st.integers(-2, 9), st.integers(-2, 9)),
+    st.builds(Amount, st.integers(0, 4), st.integers(0, 4)),
+    st.builds(Amount, st.integers(0, 3), st.integers(0, 3)),
+    st.integers(1, 5),
 )
+@example(room=Amount(4), base=Amount(5), each=Amount(1), choices=1)
+@example(room=Amount(4), base=Amount(5), each=Amount(0), choices=1)
 def test_the_grant_is_the_largest_that_fits(room: Amount, base: Amount, each: Amount, choices: int) -> None:
     def fits(k: int) -> bool:
         nano, tokens = base.nano + k * each.nano, base.tokens + k * each.tokens
@@ -604,6 +606,21 @@ def test_a_reader_sees_one_moment_while_a_writer_goes_on(tmp_path: Path) -> None
         reader.block("acme")
     reader.close()
     writer.close()
+
+
+def test_what_a_transaction_has_read_no_other_writer_changes_before_it_ends(tmp_path: Path) -> None:
+    first = Books.open(tmp_path / "tally.db", clock=lambda: NOON)
+    acme(first, max_nano=10)
+    first.standing("acme")  # begins the window, so that below it is only read
+    second = Books.open(tmp_path / "tally.db", clock=lambda: NOON, busy_s=0)
+    with first.transaction():
+        assert first.standing("acme").room.nano == 10
+        with pytest.raises(sqlite3.OperationalError, match="locked"):
+            second.reserve(wish("b", 10))
+        assert first.reserve(wish("a", 10)) == 1
+    assert second.reserve(wish("b", 10)) == 0
+    first.close()
+    second.close()
 
 
 def _spend(path: Path, name: str, start: Barrier, granted: "Queue[int]") -> None:

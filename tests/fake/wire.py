@@ -69,7 +69,7 @@ def completion(call: Call, reply: Reply, choices: Sequence[Made]) -> JSON:
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """One event of a stream; `tokens` is what it adds to the bill, `first` of a round waits for `per_token`."""
+    """One event of a stream; `tokens` is what it adds to the bill; the first of a round `waits` for `per_token`."""
 
     body: JSON
     tokens: int = 0
