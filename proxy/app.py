@@ -78,7 +78,9 @@ class Tally:
 
     def application(self) -> FastAPI:
         """The ASGI application."""
-        app = FastAPI(title="tally", version=__version__, docs_url=None, redoc_url=None, lifespan=self._lifespan)
+        app = FastAPI(
+            title="tally", version=__version__, openapi_url=None, redirect_slashes=False, lifespan=self._lifespan
+        )
         app.add_exception_handler(HTTPException, _http_error)
         app.add_exception_handler(Exception, _fault)
         return app
@@ -182,7 +184,7 @@ async def _http_error(request: Request, error: Exception) -> Response:
     if status == 405:
         wrong = RequestInvalid(f"{request.method} is not allowed for {request.url.path}.", code="method_not_allowed")
         wrong.status = 405
-        return error_response(wrong, headers)
+        return error_response(wrong, {**headers, **(getattr(error, "headers", None) or {})})
     return error_response(NotFound(f"Unknown path: {request.method} {request.url.path}."), headers)
 
 

@@ -9,10 +9,12 @@
     ├── NotFound               404  no such path or model
     ├── BudgetExceeded         402  not even one sample can be paid
     ├── RateLimited            429  too many requests; says when to come back
+    ├── ClientGone             499  nobody is left to be answered; the ledger alone hears of it
     ├── LedgerUnavailable      503  the account cannot be kept, so nothing is sold
     ├── Overloaded             503  shutting down or saturated
     └── UpstreamError               the provider's own error, its status and message kept
         ├── UpstreamUnreachable 502
+        ├── UpstreamMalformed   502
         └── UpstreamTimeout    504
 
 Each maps to OpenAI's error envelope at the HTTP edge (`proxy.api.wire`).
@@ -123,6 +125,16 @@ class RateLimited(TallyError):
         self.retry_after = retry_after
 
 
+class ClientGone(TallyError):
+    """The client went away before it was answered."""
+
+    status = 499
+    code = "client_gone"
+
+    def __init__(self) -> None:
+        super().__init__("the client is gone")
+
+
 class LedgerUnavailable(TallyError):
     """The account cannot be kept just now, so nothing is sold."""
 
@@ -167,6 +179,13 @@ class UpstreamUnreachable(UpstreamError):
 
     def __init__(self, message: str, *, sent: bool = False) -> None:
         super().__init__(message, status=502, code="upstream_unreachable", sent=sent)
+
+
+class UpstreamMalformed(UpstreamError):
+    """The provider's reply is not what it should be. It may well have worked and billed: what it took is not known."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, status=502, code="upstream_malformed", sent=True)
 
 
 class UpstreamTimeout(UpstreamError):

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import orjson
 
-from proxy.errors import RequestInvalid, UpstreamError
+from proxy.errors import RequestInvalid, UpstreamError, UpstreamMalformed
 from proxy.ledger import Amount, DrawRow, Ledger, Reservation, Settlement
 from proxy.money import Rates
 from proxy.types import JSON, Account, Choice, Tenant, Usage
@@ -367,6 +367,5 @@ def _parse(raw: bytes) -> JSON:
     except orjson.JSONDecodeError:
         payload = None
     if not isinstance(payload, dict):
-        # it may well have worked and billed: what it took is not known
-        raise UpstreamError("the provider's reply is not JSON", status=502, code="upstream_malformed", sent=True)
+        raise UpstreamMalformed("the provider's reply is not JSON")
     return payload

@@ -1,5 +1,6 @@
 """The real small model behind llama.cpp's server, and what is said when it cannot run."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -70,3 +71,16 @@ def test_a_cache_that_cannot_be_written_says_how_to_go_on(tmp_path: Path) -> Non
     blocked.write_text("in the way")
     with pytest.raises(TallyError, match="--model-file"):
         fetch_model(blocked / "tally")
+
+
+@pytest.mark.model
+def test_the_demo_asks_through_the_proxy_and_leaves_nothing_running() -> None:
+    command = [sys.executable, "-m", "proxy", "demo", "--questions", "1", "--samples", "3"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    (asked,) = [line for line in lines if line.startswith("Canada: one sample ")]
+    counts = [int(count) for count in re.findall(r" (\d+)(?=[,)])", asked)]
+    assert 1 <= sum(counts) <= 3
+    assert any(re.match(r"One sample: [01] of 1 right, \d+ tokens, \$0\.0000\d+", line) for line in lines)
+    assert any(re.match(r"Voted: [01] of 1 right, \d+ tokens, \$0\.000\d+", line) for line in lines)

@@ -61,7 +61,7 @@ def is_short(text: str) -> bool:
 def response_format(request: JSON) -> JSON | None:
     """The request's `response_format` if it asks for JSON."""
     wanted = request.get("response_format")
-    return wanted if isinstance(wanted, dict) and wanted.get("type") in {"json_object", "json_schema"} else None
+    return wanted if isinstance(wanted, dict) and wanted.get("type") in ("json_object", "json_schema") else None
 
 
 def _read_json(choice: Choice, request: JSON) -> Answer | None:

@@ -6,7 +6,7 @@ import orjson
 from starlette.requests import Request
 from starlette.responses import Response
 
-from proxy.api.wire import error_response
+from proxy.api.wire import error_response, known_strategy
 from proxy.auth import Auth
 from proxy.errors import NotFound, TallyError
 from proxy.types import JSON
@@ -27,6 +27,7 @@ class ModelsEndpoint:
         headers = {"x-request-id": f"req_{self._new_id()}"}
         try:
             caller = await self._auth.caller(request.headers.get("authorization"))
+            known_strategy(request.path_params.get("strategy"), "path")
             allowed = caller.tenant.models
             names = [name for name in self._catalogue.names() if allowed is None or name in allowed]
             wanted = request.path_params.get("model")

@@ -1,6 +1,6 @@
 """The wire: what a request must look like, and how an error looks."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from decimal import Decimal
 from typing import Annotated, Any, Literal
 
@@ -14,10 +14,12 @@ from proxy.types import JSON, STRATEGIES, AnswerKind, AnswerSpec, StrategyName, 
 
 _MOST_SAMPLES = 1024
 _MOST_USD = 1_000_000
+_MOST_TOKENS = 2**31 - 1
+_DEEPEST = 128
 
 _Strategy = Literal["off", "self_consistency", "dynscaling", "optscale"]
 _Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
-_Positive = Annotated[StrictInt, Field(ge=1)]
+_Tokens = Annotated[StrictInt, Field(ge=1, le=_MOST_TOKENS)]
 
 
 class AnswerWish(BaseModel):
@@ -70,9 +72,9 @@ class ChatRequest(BaseModel):
     n: Annotated[StrictInt, Field(ge=1, le=128)] | None = None
     temperature: Annotated[_Number, Field(ge=0, le=2)] | None = None
     top_p: Annotated[_Number, Field(ge=0, le=1)] | None = None
-    max_tokens: _Positive | None = None
-    max_completion_tokens: _Positive | None = None
-    seed: StrictInt | None = None
+    max_tokens: _Tokens | None = None
+    max_completion_tokens: _Tokens | None = None
+    seed: Annotated[StrictInt, Field(ge=-(2**63), lt=2**63)] | None = None
     stop: str | list[str] | None = None
     logprobs: StrictBool | None = None
     tools: list[dict[str, Any]] | None = None
@@ -90,6 +92,8 @@ def parse_body(raw: bytes) -> JSON:
         raise RequestInvalid(f"The body is not valid JSON: {error}.", code="invalid_json") from None
     if not isinstance(body, dict):
         raise RequestInvalid("The body must be a JSON object.", code="invalid_json")
+    if _deeper(body, _DEEPEST):
+        raise RequestInvalid(f"The body is nested deeper than {_DEEPEST} levels.", code="invalid_json")
     return body
 
 
@@ -107,14 +111,26 @@ def check_chat(body: JSON, max_messages: int) -> ChatRequest:
     return request
 
 
+def known_strategy(name: str | None, place: str) -> StrategyName | None:
+    """The strategy that a header or path (`place`) names, None where it names none. Raises RequestInvalid."""
+    if name is None:
+        return None
+    for known in STRATEGIES:
+        if name == known:
+            return known
+    raise RequestInvalid(
+        f"{place}: unknown strategy {name!r}; known are {', '.join(STRATEGIES)}.", param=place, code="unknown_strategy"
+    )
+
+
 def wish(request: ChatRequest, header: str | None, path: str | None) -> Wish:
     """What the request asks of tally: its body before its header before its path. Raises RequestInvalid."""
     asked = request.tally
     answer = asked.answer if asked else None
     return Wish(
         strategy=(asked.strategy if asked else None)
-        or _strategy(header, "x-tally-strategy")
-        or _strategy(path, "path"),
+        or known_strategy(header, "x-tally-strategy")
+        or known_strategy(path, "path"),
         samples=asked.samples if asked else None,
         max_samples=asked.max_samples if asked else None,
         max_cost_usd=asked.max_cost_usd if asked else None,
@@ -151,15 +167,20 @@ def envelope(error: TallyError) -> JSON:
     return {"error": {"message": error.message, "type": error.type, "param": error.param, "code": error.code}}
 
 
-def _strategy(name: str | None, place: str) -> StrategyName | None:
-    if name is None:
-        return None
-    for known in STRATEGIES:
-        if name == known:
-            return known
-    raise RequestInvalid(
-        f"{place}: unknown strategy {name!r}; known are {', '.join(STRATEGIES)}.", param=place, code="unknown_strategy"
-    )
+def _deeper(value: object, levels: int) -> bool:
+    """Whether a JSON value is nested deeper than `levels`: what orjson reads is deeper than what it writes."""
+    level = [value]
+    for _ in range(levels):
+        level = [item for outer in level for item in _items(outer)]
+        if not level:
+            return False
+    return True
+
+
+def _items(value: object) -> Iterable[object]:
+    if isinstance(value, dict):
+        return value.values()
+    return value if isinstance(value, list) else ()
 
 
 def _place(location: tuple[str | int, ...]) -> str:
@@ -167,6 +188,6 @@ def _place(location: tuple[str | int, ...]) -> str:
     for part in location:
         if isinstance(part, int):
             place += f"[{part}]"
-        elif "-" not in part and "[" not in part:  # pydantic names a union's member too, such as list[dict]
+        elif "[" not in part and part != "str":  # pydantic names a union's member too, such as list[dict]
             place += f".{part}" if place else part
     return place

@@ -327,18 +327,19 @@ def _summary(rows: list[Row]) -> str:
 
 def _stay(console: "Console", running: Running) -> None:
     base = f"{running.url}/v1"
-    body = json.dumps({"model": MODEL_ALIAS, "messages": prompt("Spain"), "max_tokens": 16, "stop": "\n"})
+    body = {"model": MODEL_ALIAS, "messages": prompt("Cuba"), "max_tokens": 16, "stop": "\n"}
     console.print(f"\n[bold]Base URL[/]  {base}\n[bold]Key[/]       {running.key}\n")
     # these are to be copied: no wrapping, no markup
     print(
         f"curl {base}/chat/completions -H 'Authorization: Bearer {running.key}' "
-        f"-H 'Content-Type: application/json' -d '{body}'\n\n"
+        f"-H 'Content-Type: application/json' -d '{json.dumps(body)}'\n\n"
         "from openai import OpenAI\n"
         f'client = OpenAI(base_url="{base}", api_key="{running.key}")\n'
-        f'reply = client.chat.completions.create(model="{MODEL_ALIAS}", messages=[\n'
-        '    {"role": "user", "content": "Is a tomato a fruit? Answer yes or no."}], max_tokens=8,\n'
-        '    extra_body={"tally": {"strategy": "self_consistency", "samples": 8}})\n'
-        'print(reply.choices[0].message.content, reply.model_extra["tally"]["votes"])\n'
+        f'reply = client.chat.completions.create(model="{MODEL_ALIAS}", max_tokens=16, stop="\\n", messages=[\n'
+        + "".join(f"    {message},\n" for message in prompt("Kenya"))
+        + '], extra_body={"tally": {"strategy": "self_consistency", "samples": 8}})\n'
+        'print(reply.choices[0].message.content, reply.model_extra["tally"]["votes"])\n',
+        flush=True,
     )
     console.print("Serving until Ctrl-C.")
     try:

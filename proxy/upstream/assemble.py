@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any
 
+from proxy.errors import UpstreamMalformed
 from proxy.types import JSON, Choice
 
 # these name a thing and are sent whole; every other text in a delta is a piece to append
@@ -31,13 +32,17 @@ class Assembler:
         self._partials: dict[int, _Partial] = {}
 
     def feed(self, payload: JSON) -> list[Choice]:
-        """Take one chunk, or a whole completion; the choices that it finished."""
+        """Take one chunk, or a whole completion; the choices that it finished. Raises UpstreamMalformed."""
         if not self.head:
             keys = ("id", "created", "model", "system_fingerprint", "service_tier")
             self.head = {key: payload[key] for key in keys if key in payload}
         if isinstance(payload.get("usage"), dict):
             self.usage = payload["usage"]
-        finished = [self._feed_choice(choice) for choice in payload.get("choices") or ()]
+        try:
+            finished = [self._feed_choice(choice) for choice in payload.get("choices") or ()]
+        except (AttributeError, IndexError, TypeError, ValueError) as error:
+            # a shape is cheaper to use than to check, and a wrong one must stay the trouble of its own call
+            raise UpstreamMalformed("the provider's reply does not have the shape of a chat completion") from error
         return [choice for choice in finished if choice is not None]
 
     def cut(self) -> list[Choice]:
@@ -64,7 +69,7 @@ class Assembler:
         if partial is None:
             return 0
         listed = (partial.logprobs or {}).get("content")
-        return len(listed) if listed else -int(-partial.deltas * tokens_per_delta // 1)
+        return len(listed) if listed and isinstance(listed, list) else -int(-partial.deltas * tokens_per_delta // 1)
 
     def deltas(self) -> int:
         """Deltas with text, all choices together: each is a token or more."""
@@ -76,6 +81,8 @@ class Assembler:
 
     def _feed_choice(self, raw: JSON) -> Choice | None:
         index = int(raw.get("index") or 0)
+        if index < 0:
+            raise ValueError("a choice has no place below 0")
         partial = self._partials.setdefault(index, _Partial())
         if partial.finished:
             return None
@@ -89,13 +96,14 @@ class Assembler:
             _merge(partial.message, raw["delta"])
         if isinstance(raw.get("logprobs"), dict):
             partial.logprobs = _merge(partial.logprobs or {}, raw["logprobs"])
-        reason = raw.get("finish_reason")
-        if reason is None:
+        # some servers say "" where nothing is finished; a whole message is finished whatever they say
+        reason = raw.get("finish_reason") or None
+        if reason is None and not isinstance(raw.get("message"), dict):
             return None
         partial.finished = True
-        return self._choice(index, partial, str(reason))
+        return self._choice(index, partial, None if reason is None else str(reason))
 
-    def _choice(self, index: int, partial: _Partial, reason: str) -> Choice:
+    def _choice(self, index: int, partial: _Partial, reason: str | None) -> Choice:
         return Choice(index, partial.message, reason, partial.logprobs, self.tokens(index))
 
 

@@ -1,5 +1,6 @@
 """What a call took: from what the provider told, from what can be counted, and from upper bounds beforehand."""
 
+from math import ceil, isfinite
 from typing import Any
 
 from proxy.types import JSON, Usage
@@ -34,12 +35,12 @@ def output_bound(body: JSON, deployment: Deployment) -> int | None:
 
 def told(usage: JSON) -> Usage:
     """A provider's `usage` object as a value; what is missing or malformed counts as 0."""
-    prompt, completion = usage.get("prompt_tokens_details"), usage.get("completion_tokens_details")
+    prompt = _count(usage, "prompt_tokens")
     return Usage(
-        prompt=_count(usage.get("prompt_tokens")),
-        completion=_count(usage.get("completion_tokens")),
-        cached=_count((prompt or {}).get("cached_tokens")),
-        reasoning=_count((completion or {}).get("reasoning_tokens")),
+        prompt=prompt,
+        completion=_count(usage, "completion_tokens"),
+        cached=min(prompt, _count(usage.get("prompt_tokens_details"), "cached_tokens")),
+        reasoning=_count(usage.get("completion_tokens_details"), "reasoning_tokens"),
     )
 
 
@@ -78,8 +79,9 @@ def _listed(assembled: Assembler) -> bool:
     return assembled.deltas() == 0 and assembled.tokens(0) > 0
 
 
-def _count(value: object) -> int:
-    return value if isinstance(value, int) and value > 0 else 0
+def _count(counts: object, name: str) -> int:
+    value = counts.get(name) if isinstance(counts, dict) else None
+    return ceil(value) if isinstance(value, int | float) and isfinite(value) and value > 0 else 0
 
 
 def _text_bytes(value: Any) -> int:  # noqa: ANN401 - any JSON value

@@ -1,0 +1,158 @@
+"""What a call takes: upper bounds beforehand, and the bill from what was told and what can be counted."""
+
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from proxy.types import JSON, Usage
+from proxy.upstream import Endpoint
+from proxy.upstream.assemble import Assembler
+from proxy.upstream.deployment import Deployment
+from proxy.upstream.direct import DirectLane
+from proxy.upstream.usage import billed, output_bound, prompt_bound, told
+from tests.fake.tokens import count_prompt
+
+TEXT = st.text(max_size=40)
+MESSAGE = st.fixed_dictionaries({"role": st.sampled_from(["user", "system", "assistant"]), "content": TEXT})
+
+
+def deployment(max_output: int | None = None) -> Deployment:
+    return Deployment("small", Endpoint("openai", "small", None, None, {}), DirectLane(), max_output=max_output)
+
+
+def plain(usage: JSON | None, *texts: str, logprobs: bool = False) -> Assembler:
+    assembler = Assembler()
+    choices = [
+        {
+            "index": index,
+            "message": {"role": "assistant", "content": text},
+            "logprobs": {"content": [{"logprob": -0.1}] * len(text)} if logprobs else None,
+            "finish_reason": "stop",
+        }
+        for index, text in enumerate(texts)
+    ]
+    assembler.feed({"choices": choices, "usage": usage})
+    return assembler
+
+
+def streamed(usage: JSON | None, *deltas: int) -> Assembler:
+    assembler = Assembler()
+    for index, count in enumerate(deltas):
+        for _ in range(count):
+            assembler.feed({"choices": [{"index": index, "delta": {"content": "word"}}]})
+        assembler.feed({"choices": [{"index": index, "delta": {}, "finish_reason": "stop"}]})
+    assembler.feed({"choices": [], "usage": usage})
+    return assembler
+
+
+def usage(prompt: int, completion: int) -> JSON:
+    return {"prompt_tokens": prompt, "completion_tokens": completion}
+
+
+@given(st.lists(MESSAGE, min_size=1, max_size=4), st.dictionaries(TEXT, TEXT, max_size=3))
+def test_a_prompt_never_has_more_tokens_than_its_bound_even_at_a_token_a_byte(
+    messages: list[JSON], parameters: JSON
+) -> None:
+    tools = [{"type": "function", "function": {"name": "f", "parameters": parameters}}]
+    text = sum(len(message["content"].encode()) + len(message["role"].encode()) for message in messages)
+    # a template wraps each message in some tokens of its own
+    worst = text + 8 * len(messages) + 16 + sum(len((k + v).encode()) for k, v in parameters.items())
+    assert prompt_bound({"messages": messages, "tools": tools}) >= worst
+    assert prompt_bound({"messages": messages}) >= count_prompt(messages)
+
+
+def test_every_part_of_a_message_counts_for_the_bound_of_the_prompt() -> None:
+    bare = prompt_bound({"messages": [{"role": "user", "content": ""}]})
+    parts = [{"type": "text", "text": "x" * 500}, {"type": "image_url", "image_url": {"url": "data:..."}}]
+    tool = {"role": "assistant", "content": None, "tool_calls": [{"function": {"name": "f", "arguments": "y" * 300}}]}
+    schema = {"type": "json_schema", "json_schema": {"schema": {"description": "z" * 700}}}
+    assert prompt_bound({"messages": [{"role": "user", "content": parts}]}) >= bare + 500 + 1000
+    assert prompt_bound({"messages": [tool]}) >= bare + 300
+    assert prompt_bound({"messages": [{"role": "user", "content": ""}], "response_format": schema}) >= bare + 700
+
+
+@pytest.mark.parametrize(
+    ("body", "most", "bound"),
+    [
+        ({}, None, None),
+        ({}, 50, 50),
+        ({"max_tokens": 7}, None, 7),
+        ({"max_tokens": 7}, 50, 7),
+        ({"max_completion_tokens": 90}, 50, 50),
+        ({"max_tokens": 30, "max_completion_tokens": 20}, None, 20),
+    ],
+)
+def test_a_choice_is_bound_by_the_least_of_what_is_asked_and_what_the_model_can(
+    body: JSON, most: int | None, bound: int | None
+) -> None:
+    assert output_bound(body, deployment(most)) == bound
+
+
+def test_told_usage_is_read_with_cached_and_reasoning_tokens() -> None:
+    details = {"prompt_tokens_details": {"cached_tokens": 4}, "completion_tokens_details": {"reasoning_tokens": 3}}
+    assert told({**usage(10, 5), **details}) == Usage(10, 5, cached=4, reasoning=3)
+
+
+@given(st.dictionaries(st.sampled_from(["prompt_tokens", "completion_tokens", "prompt_tokens_details", "completion_tokens_details"]), st.none() | st.text(max_size=2) | st.integers() | st.floats() | st.lists(st.integers()) | st.dictionaries(st.just("cached_tokens"), st.integers() | st.text(max_size=1))))  # fmt: skip
+def test_a_malformed_usage_counts_as_nothing_and_never_as_less(reported: JSON) -> None:
+    found = told(reported)
+    assert min(found.prompt, found.completion, found.reasoning) >= 0
+    assert 0 <= found.cached <= found.prompt
+
+
+def test_whole_numbers_told_as_floats_count() -> None:
+    assert told(orjson.loads(b'{"prompt_tokens": 12.0, "completion_tokens": 3.0}')) == Usage(12, 3)
+
+
+def test_the_usage_of_one_choice_is_charged_as_told() -> None:
+    assert billed(plain(usage(9, 4), "one two three"), deployment(), 1, streamed=False) == Usage(9, 4)
+
+
+def test_without_told_usage_nothing_is_billed_here() -> None:
+    assert billed(plain(None, "42"), deployment(), 1, streamed=False) is None
+
+
+def test_a_stream_that_tells_the_first_choice_only_is_charged_what_was_counted() -> None:
+    seen = deployment()
+    found = billed(streamed(usage(9, 4), 4, 6, 5), seen, 3, streamed=True)
+    assert found == Usage(9, 15, estimated=True)
+    assert seen.usage_per_choice
+
+
+def test_a_stream_that_tells_all_choices_is_charged_as_told() -> None:
+    seen = deployment()
+    assert billed(streamed(usage(9, 15), 4, 6, 5), seen, 3, streamed=True) == Usage(9, 15)
+    assert not seen.usage_per_choice
+
+
+def test_a_plain_reply_that_tells_the_first_choice_only_is_scaled_by_length() -> None:
+    seen = deployment()
+    found = billed(plain(usage(9, 10), "x" * 40, "x" * 80, "x" * 40), seen, 3, streamed=False)
+    assert found == Usage(9, 40, estimated=True)
+    assert seen.usage_per_choice
+
+
+def test_a_deployment_known_to_tell_per_choice_is_scaled_however_short_the_reply() -> None:
+    seen = deployment()
+    seen.usage_per_choice = True
+    assert billed(plain(usage(9, 1), "42", "43"), seen, 2, streamed=False) == Usage(9, 2, estimated=True)
+
+
+def test_a_plain_reply_that_tells_all_choices_is_charged_as_told() -> None:
+    seen = deployment()
+    assert billed(plain(usage(9, 40), "x" * 40, "x" * 80, "x" * 40), seen, 3, streamed=False) == Usage(9, 40)
+    assert not seen.usage_per_choice
+
+
+def test_a_plain_reply_with_log_probabilities_is_counted_exactly() -> None:
+    found = billed(plain(usage(9, 4), "1234", "123456", logprobs=True), deployment(), 2, streamed=False)
+    assert found == Usage(9, 10, estimated=True)
+
+
+@given(st.integers(1, 50), st.integers(1, 40))
+def test_what_a_delta_holds_is_learned_from_streams_of_one_choice(deltas: int, extra: int) -> None:
+    seen = deployment()
+    billed(streamed(usage(9, deltas + extra), deltas), seen, 1, streamed=True)
+    again = streamed(None, deltas)
+    assert again.tokens(0, seen.tokens_per_delta) >= deltas + extra
