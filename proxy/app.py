@@ -10,6 +10,7 @@ from functools import cache, partial
 from itertools import count
 from typing import TYPE_CHECKING
 
+import structlog
 from fastapi import FastAPI
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -122,6 +123,7 @@ class Tally:
                 relay=Relay(meter, self._ledger, clock=time.monotonic),
                 scorer=self._scorers(meter),
                 metrics=self._metrics,
+                log=structlog.get_logger("tally"),
                 clock=time.monotonic,
                 wall=wall_clock,
                 new_id=new_id,

@@ -6,14 +6,14 @@ A draw that is lost is an outcome, never an exception.
 import asyncio
 from collections.abc import Callable, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import stamina
 
 from proxy.answers import Answer, mean_logprob, read, truncated
 from proxy.conditioning import conditioned
 from proxy.core.batch import Cancelled, Denied, Draw, Failure, Outcome, Sample
-from proxy.errors import LedgerUnavailable, RequestInvalid, TallyError, UpstreamError
+from proxy.errors import TallyError, UpstreamError
 from proxy.metering import Errand, Meter, Purse
 from proxy.scoring import Scorer
 from proxy.types import JSON, Choice, Plan
@@ -24,6 +24,8 @@ _LONGEST_WAIT_S = 20.0
 _RETRIED = frozenset({408, 409, 425, 429, 500, 502, 503, 504})
 _REFUSED = frozenset({400, 413, 422})
 _SHORT_TOKENS = 1024
+_SEEDS = 2**63
+_GRACE_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +62,7 @@ class Query:
     head: JSON = field(default_factory=dict)
     errors: list[TallyError] = field(default_factory=list)
 
-    def keep(self, draw: int, place: int, row: str, choice: Choice, score: float | None = None) -> Drawn:
+    def keep(self, draw: int, place: int, row: str, choice: Choice) -> Drawn:
         """Keep a finished choice as a sample of this query."""
         drawn = self.drawn[draw] = Drawn(
             place=place,
@@ -68,7 +70,7 @@ class Query:
             choice=choice,
             answer=read(choice, self.plan.answer, self.request),
             truncated=truncated(choice),
-            score=score,
+            score=None,
             mean_logprob=mean_logprob(choice),
         )
         return drawn
@@ -129,64 +131,79 @@ class Wave:
         learning = size is not None
         size = max(1, min(size or len(draws), self._query.deployment.max_n or len(draws)))
         for start in range(0, len(draws), size):
-            tasks.create_task(self._call(tasks, draws[start : start + size], learning=learning))
+            part = draws[start : start + size]
+            # a remainder that goes through says nothing of how many would
+            tasks.create_task(self._call(tasks, part, learning=learning and len(part) == size))
 
     async def _call(self, tasks: asyncio.TaskGroup, draws: Sequence[int], *, learning: bool) -> None:
         """One call, tried again where that helps; what it leaves missing is topped up by further calls."""
-        prompt = self._prompt.version
+        bare = self._prompt.bare
         try:
             got = await self._attempts(tasks, draws)
-        except UpstreamError as error:
+        except TallyError as error:
             missing = self._still(draws)
-            if error.status in _REFUSED and (prompt != self._prompt.version or self._prompt.relax()):
+            if not isinstance(error, UpstreamError) or error.status not in _REFUSED:
+                self._lose(missing, error)
+            elif self._prompt.bare and not bare:
                 self._spread(tasks, missing)
-            elif error.status in _REFUSED and len(missing) > 1:
-                await self._halve(tasks, missing)
+            elif len(missing) > 1 or self._prompt.extras:
+                await self._refused(tasks, missing)
             else:
                 self._lose(missing, error)
             return
-        except (LedgerUnavailable, RequestInvalid) as error:
-            self._lose(self._still(draws), error)
-            return
-        self._prompt.learn()
         missing = self._still(draws)
-        if got and (missing or learning):
+        if got and (missing or (learning and got == len(draws))):
             self._query.deployment.learn_max_n(got)
         if missing and got:
             self._spread(tasks, missing, got)
         elif missing:
             self._lose(missing, UpstreamError("the provider's reply has no choices", status=502))
 
-    async def _halve(self, tasks: asyncio.TaskGroup, draws: Sequence[int]) -> None:
-        """Some refuse `n`, some take only so many. One draw alone tells that from a request that is wrong in itself."""
+    async def _refused(self, tasks: asyncio.TaskGroup, draws: Sequence[int]) -> None:
+        """The request itself is refused, or what tally put into it, or `n`. One bare draw tells the first apart."""
+        extras = self._prompt.extras
         try:
-            await self._attempts(tasks, draws[:1])
-        except (UpstreamError, LedgerUnavailable) as error:
+            got = await self._attempts(tasks, draws[:1], bare=True)
+        except TallyError as error:
             self._lose(self._still(draws), error)
             return
-        self._spread(tasks, self._still(draws), len(draws) // 2)
+        rest = self._still(draws)
+        if got and extras and (not rest or await self._refuses(tasks, rest[:1])):
+            self._prompt.strip()
+            self._spread(tasks, rest)
+        else:
+            self._spread(tasks, self._still(draws), max(1, len(draws) // 2))
 
-    async def _attempts(self, tasks: asyncio.TaskGroup, draws: Sequence[int]) -> int:
+    async def _refuses(self, tasks: asyncio.TaskGroup, draws: Sequence[int]) -> bool:
+        """Whether the deployment refuses what tally put into the prompt, also of one draw alone."""
+        try:
+            await self._attempts(tasks, draws)
+        except TallyError as error:
+            if isinstance(error, UpstreamError) and error.status in _REFUSED:
+                return True
+            self._lose(self._still(draws), error)
+        return False
+
+    async def _attempts(self, tasks: asyncio.TaskGroup, draws: Sequence[int], *, bare: bool = False) -> int:
         """A call and, after an error that may pass, another; returns how many choices the last one gave."""
         got = 0
         async for attempt in stamina.retry_context(on=self._wait, attempts=_ATTEMPTS, timeout=self._left()):
             with attempt:
-                got = await self._attempt(tasks, self._still(draws))
+                got = await self._attempt(tasks, self._still(draws), bare=bare)
         return got
 
-    async def _attempt(self, tasks: asyncio.TaskGroup, draws: Sequence[int]) -> int:
+    async def _attempt(self, tasks: asyncio.TaskGroup, draws: Sequence[int], *, bare: bool) -> int:
         if not draws:
             return 0
         query = self._query
-        place = self._untold[draws[0]]
-        errand = Errand("draw", self._round, place)
+        errand = Errand("draw", self._round, self._untold[draws[0]])
         got = 0
         async with (
             query.deployment.slot(),
             self._meter.call(
                 query.purse,
                 query.deployment,
-                self._prompt.seeded(place),
+                self._prompt.seeded(self._first_place(draws), bare=bare),
                 errand,
                 choices=len(draws),
                 deadline=query.deadline,
@@ -196,7 +213,8 @@ class Wave:
                 self._out(draw, Denied(draw))
             if not call.granted:
                 return 0
-            async with aclosing(call.choices(self._left())) as choices:
+            # a call outlives the deadline, which cancels it: what came by then is counted, and nothing is lost
+            async with aclosing(call.choices(min(query.deployment.timeout, self._left() + _GRACE_S))) as choices:
                 async for choice in choices:
                     if choice.index < call.granted:
                         self._missing.discard(draws[choice.index])
@@ -206,26 +224,36 @@ class Wave:
         return got
 
     def _arrived(self, tasks: asyncio.TaskGroup, draw: int, row: str, choice: Choice) -> None:
+        # in hand from now on, also where its score never comes
+        drawn = self._query.keep(draw, self._untold[draw], row, choice)
         if self._query.scorer is None:
-            self._finish(draw, row, choice, None)
+            self._finish(draw, drawn)
         else:
-            tasks.create_task(self._scored(self._query.scorer, draw, row, choice))
+            tasks.create_task(self._scored(self._query.scorer, draw, drawn))
 
-    async def _scored(self, scorer: Scorer, draw: int, row: str, choice: Choice) -> None:
+    async def _scored(self, scorer: Scorer, draw: int, drawn: Drawn) -> None:
         query = self._query
-        self._finish(draw, row, choice, await scorer.score(query.purse, query.request, choice, query.deadline))
+        score = await scorer.score(query.purse, query.request, drawn.choice, query.deadline)
+        query.drawn[draw] = replace(drawn, score=score)
+        self._finish(draw, query.drawn[draw])
 
-    def _finish(self, draw: int, row: str, choice: Choice, score: float | None) -> None:
-        drawn = self._query.keep(draw, self._untold[draw], row, choice, score)
+    def _finish(self, draw: int, drawn: Drawn) -> None:
         label = None if drawn.answer is None or drawn.truncated else drawn.answer.label
-        self._out(draw, Sample(draw, label, score, choice.tokens))
+        self._out(draw, Sample(draw, label, drawn.score, drawn.choice.tokens))
+
+    def _first_place(self, draws: Sequence[int]) -> int:
+        """The place whose seed a call gets, where choice i has seed + i: draws with gaps between need new places."""
+        first, query = self._untold[draws[0]], self._query
+        if self._untold[draws[-1]] - first != len(draws) - 1:
+            first, query.places = query.places, query.places + len(draws)
+        return first
 
     def _still(self, draws: Sequence[int]) -> list[int]:
         return [draw for draw in draws if draw in self._missing]
 
     def _lose(self, draws: Sequence[int], error: TallyError) -> None:
-        self._query.errors.append(error)
         for draw in draws:
+            self._query.errors.append(error)
             self._out(draw, Failure(draw))
 
     def _out(self, draw: int, outcome: Outcome) -> None:
@@ -234,7 +262,7 @@ class Wave:
         self._tell(outcome)
 
     def _left(self) -> float:
-        return max(0.001, self._query.deadline - self._clock())
+        return max(0.001, min(self._query.deployment.timeout, self._query.deadline - self._clock()))
 
     def _wait(self, error: Exception) -> bool | float:
         """Whether, or in how many seconds, a call that failed with `error` is tried again."""
@@ -246,52 +274,44 @@ class Wave:
 
 
 class Prompt:
-    """The body that a wave's calls send, and what may be taken out of it where a deployment refuses it.
-
-    `version` counts what was taken out.
-    """
+    """The body that a wave's calls send: the request with what tally puts in, or `bare`, for good, without it."""
 
     def __init__(self, query: Query, given: Sequence[int]) -> None:
-        self.version = 0
+        self.bare = False
         self._query = query
         attempts = [query.drawn[draw].choice.content for draw in given if draw in query.drawn]
         self._shown = conditioned(query.request, attempts)
-        self._wanted_logprobs = query.plan.strategy.name == "optscale" and query.deployment.gives_logprobs
-        self._logprobs = self._wanted_logprobs
-        self._body = self._build()
+        wanted = query.plan.strategy.name == "optscale" and query.deployment.gives_logprobs
+        self._logprobs = wanted and "logprobs" not in query.request
+        self._plain = self._build(query.request)
+        self._full = self._build(self._shown or query.request) | ({"logprobs": True} if self._logprobs else {})
 
-    def seeded(self, place: int) -> JSON:
+    @property
+    def extras(self) -> bool:
+        """Whether there is anything in it that tally itself put in."""
+        return not self.bare and (self._shown is not None or self._logprobs)
+
+    def seeded(self, place: int, *, bare: bool) -> JSON:
         """The body with a seed of its own: choice i of a call has seed + i on most servers, so places never clash."""
+        body = self._plain if bare or self.bare else self._full
         seed = self._query.request.get("seed")
-        return {**self._body, "seed": seed + place} if isinstance(seed, int) else self._body
+        # a number that does not fit in 64 bits is no JSON that everybody reads
+        return {**body, "seed": seed + place - (seed + place >= _SEEDS) * _SEEDS} if isinstance(seed, int) else body
 
-    def relax(self) -> bool:
-        """Take out what tally itself put in, one thing at a time; false when nothing is left."""
-        if self._shown is not None:
-            self._shown = None
-        elif self._logprobs and "logprobs" not in self._query.request:
-            self._logprobs = False
-        else:
-            return False
-        self.version += 1
-        self._body = self._build()
-        return True
-
-    def learn(self) -> None:
-        """A call went through: remember what had to be taken out for it."""
-        if self._wanted_logprobs and not self._logprobs:
+    def strip(self) -> None:
+        """Take out what tally put in, which the deployment refuses; and remember what it would always refuse."""
+        self.bare = True
+        if self._logprobs:
             self._query.deployment.gives_logprobs = False
 
-    def _build(self) -> JSON:
+    def _build(self, request: JSON) -> JSON:
         query = self._query
-        body = query.deployment.body(self._shown or query.request)
+        body = query.deployment.body(request)
         for name in ("n", "stream", "stream_options"):
             body.pop(name, None)
         if query.deployment.streams and _worth_streaming(query.plan, body):
             body["stream"] = True
             body["stream_options"] = {"include_usage": True}
-        if self._logprobs:
-            body.setdefault("logprobs", True)
         return body
 
 

@@ -8,7 +8,7 @@ from itertools import groupby
 from proxy.answers import votable
 from proxy.core.batch import Batch, Draw, Outcome, Sample
 from proxy.drawing import Drawer, Query, Wave
-from proxy.errors import TallyError
+from proxy.errors import ClientGone, TallyError
 from proxy.ledger import Ledger
 from proxy.verdict import Verdict, failed_row, request_row, verdict
 
@@ -16,7 +16,6 @@ PROSE = "prose"
 CONTENT_FILTER = "content filter"
 DEADLINE = "deadline"
 GONE = "client gone"
-CLIENT_GONE_STATUS = 499
 
 
 @dataclass(slots=True, eq=False)
@@ -162,7 +161,7 @@ class _Run:
             if not ticket.reply.done():
                 ticket.reply.set_exception(error)
             return
-        status = CLIENT_GONE_STATUS if reason == GONE else 200
+        status = ClientGone.status if reason == GONE else 200
         self._ledger.record(request_row(query.plan, found, latency_ms, status))
         if not ticket.reply.done():
             ticket.reply.set_result(found)

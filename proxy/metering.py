@@ -217,7 +217,7 @@ class MeteredCall:
         self._sent = True
         try:
             raw = await self._deployment.lane.complete(self._deployment.endpoint, self._upstream_body(), timeout)
-            finished = self._feed(_parse(raw))
+            finished = self._feed(self._parsed(raw))
         except UpstreamError as error:
             self._failed(error)
             raise
@@ -234,9 +234,7 @@ class MeteredCall:
         lines = self._deployment.lane.stream(self._deployment.endpoint, self._upstream_body(), timeout)
         try:
             async for raw in lines:
-                payload = _parse(raw)
-                if payload.get("error"):
-                    raise error_from(502, payload, secret=self._deployment.endpoint.api_key, sent=True)
+                payload = self._parsed(raw)
                 yield Chunk(raw, payload, self._feed(payload))
                 if not await self._extended():
                     self._status = "cut"
@@ -274,6 +272,12 @@ class MeteredCall:
     def _upstream_body(self) -> JSON:
         return self._body if self.granted == 1 else {**self._body, "n": self.granted}
 
+    def _parsed(self, raw: bytes) -> JSON:
+        payload = _parse(raw)
+        if payload.get("error"):
+            raise error_from(502, payload, secret=self._deployment.endpoint.api_key, sent=True)
+        return payload
+
     def _feed(self, payload: JSON) -> list[Choice]:
         finished = self.assembled.feed(payload)
         self._finish.update((choice.index, choice.finish_reason) for choice in finished)
@@ -289,10 +293,14 @@ class MeteredCall:
         if most is not None:
             tokens = min(tokens, most - self._output)
         more = Amount(self._rates.cost(0, tokens), tokens)
-        if not self._purse.room(more.nano, 0, 1) or not await self._ledger.extend(self.attempt, more):
+        if not self._purse.room(more.nano, 0, 1):
+            return False
+        # held from before the wait, so that a neighbour of the same request sees it
+        self._hold(more.nano, more.tokens)
+        if not await self._ledger.extend(self.attempt, more):
+            self._hold(-more.nano, -more.tokens)
             return False
         self._output += tokens
-        self._hold(more.nano, more.tokens)
         return True
 
     def _estimate(self, index: int) -> int:

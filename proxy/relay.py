@@ -7,7 +7,7 @@ from contextlib import aclosing, asynccontextmanager
 import orjson
 
 from proxy.drawing import Query
-from proxy.errors import BudgetExceeded, TallyError, UpstreamError
+from proxy.errors import BudgetExceeded, ClientGone, TallyError
 from proxy.ledger import Ledger
 from proxy.metering import Chunk, Errand, Meter, MeteredCall
 from proxy.types import JSON
@@ -15,7 +15,6 @@ from proxy.upstream.deployment import Deployment
 from proxy.upstream.usage import output_bound
 from proxy.verdict import Verdict, failed_row, request_row, verdict
 
-_GONE_STATUS = 499
 _DONE = b"data: [DONE]\n\n"
 
 
@@ -91,8 +90,7 @@ class Relay:
             self._ledger.record(failed_row(query.plan, query.purse, error, self._latency(query)))
             raise
         except (asyncio.CancelledError, GeneratorExit):
-            gone = UpstreamError("the client is gone", status=_GONE_STATUS, code="client_gone")
-            self._ledger.record(failed_row(query.plan, query.purse, gone, self._latency(query)))
+            self._ledger.record(failed_row(query.plan, query.purse, ClientGone(), self._latency(query)))
             raise
 
     @asynccontextmanager
@@ -127,13 +125,13 @@ class _Last:
 
     def pass_on(self, chunk: Chunk, call: MeteredCall) -> list[bytes]:
         """The events to send now."""
-        payload = chunk.payload
+        payload = _as_chunk(chunk.payload)
         if not chunk.raw:
             payload = _cut(call.assembled.head, [choice.index for choice in chunk.finished])
         usage_only = not payload.get("choices") and "usage" in payload
         if usage_only and not self._plan.include_usage:
             return []
-        changed = not chunk.raw or self._renamed
+        changed = payload is not chunk.payload or self._renamed
         if "usage" in payload and not self._plan.include_usage:
             payload = {key: value for key, value in payload.items() if key != "usage"}
             changed = True
@@ -164,6 +162,19 @@ def _rename(payload: JSON, deployment: Deployment) -> None:
     # an unlisted model's name has its provider before it: what the provider calls itself stays
     if "model" in payload and _renamed(deployment):
         payload["model"] = deployment.model_name
+
+
+def _as_chunk(payload: JSON) -> JSON:
+    """The same as a chunk, where a server answered a streamed call in one piece."""
+    if not any("message" in choice for choice in payload.get("choices") or ()):
+        return payload
+    choices = []
+    for choice in payload["choices"]:
+        delta = dict(choice["message"])
+        if delta.get("tool_calls"):
+            delta["tool_calls"] = [{"index": index, **call} for index, call in enumerate(delta["tool_calls"])]
+        choices.append({**{key: value for key, value in choice.items() if key != "message"}, "delta": delta})
+    return {**payload, "object": "chat.completion.chunk", "choices": choices}
 
 
 def _cut(head: JSON, indices: list[int]) -> JSON:

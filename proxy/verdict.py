@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from proxy.answers import Candidate, winner
 from proxy.core.vote import Votes, plurality
 from proxy.drawing import Drawn, Query
-from proxy.errors import BudgetExceeded, TallyError, UpstreamError, UpstreamTimeout
+from proxy.errors import BudgetExceeded, ClientGone, TallyError, UpstreamError, UpstreamTimeout
 from proxy.ledger import Ballot, RequestRow
 from proxy.metering import Purse
 from proxy.money import usd
@@ -105,6 +105,8 @@ def verdict(query: Query, reason: str | None) -> Verdict:
 
 def failure(errors: Sequence[TallyError], reason: str | None) -> TallyError:
     """Why no sample came: the most frequent error by status, ties to the lowest; the budget where there is none."""
+    if reason == "client gone":
+        return ClientGone()
     if errors:
         counts = Counter(error.status for error in errors)
         status = min(counts, key=lambda status: (-counts[status], status))

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import orjson
 from starlette.requests import Request
 from starlette.responses import Response
+from structlog.typing import FilteringBoundLogger
 
 from proxy.api import render
 from proxy.api.serving import Reply, Served
@@ -17,6 +18,7 @@ from proxy.config import GeneralSettings
 from proxy.drawing import Query
 from proxy.errors import BodyTooLarge, BudgetExceeded, RequestInvalid, TallyError
 from proxy.metering import Purse
+from proxy.money import usd
 from proxy.plan import Planner
 from proxy.relay import Relay, relayable, sliceable
 from proxy.scoring import Scorer
@@ -42,6 +44,7 @@ class Services:
     relay: Relay
     scorer: Callable[[Plan], Scorer | None]
     metrics: Metrics
+    log: FilteringBoundLogger
     clock: Callable[[], float]
     wall: Callable[[], float]
     new_id: Callable[[], str]
@@ -101,7 +104,8 @@ class ChatEndpoint:
             deployment=deployment,
             purse=Purse(caller.tenant, account, plan.max_request_nano),
             started=started,
-            deadline=started + plan.strategy.deadline_s,
+            # what is passed through has the time that its provider takes
+            deadline=started + (deployment.timeout if plan.strategy.name == "off" else plan.strategy.deadline_s),
             scorer=services.scorer(plan),
         )
 
@@ -140,13 +144,25 @@ class _Work:
         """Count the request, whatever became of it."""
         query, metrics = self._query, self._services.metrics
         labels = (query.deployment.model_name, query.plan.strategy.name)
+        seconds = self._services.clock() - query.started
         metrics.in_flight.dec()
         metrics.requests.labels(*labels, str(status)).inc()
-        metrics.seconds.labels(*labels).observe(self._services.clock() - query.started)
+        metrics.seconds.labels(*labels).observe(seconds)
         metrics.samples.labels(*labels).observe(len(query.drawn))
         metrics.tokens.labels(labels[0], "prompt").inc(query.purse.paid.prompt)
         metrics.tokens.labels(labels[0], "completion").inc(query.purse.paid.completion)
         metrics.cost.labels(labels[0], query.plan.tenant.name).inc(query.purse.spent / 1e9)
+        self._services.log.info(
+            "request",
+            request=self._identity,
+            tenant=query.plan.tenant.name,
+            model=labels[0],
+            strategy=labels[1],
+            status=status,
+            samples=len(query.drawn),
+            cost_usd=usd(query.purse.spent),
+            seconds=round(seconds, 3),
+        )
 
     def _head(self, found: Verdict) -> JSON:
         """Own id, one `created`, and the model as the client called it; an unscaled reply keeps the upstream's id."""

@@ -48,6 +48,7 @@ def serve(config_path: Path | None, host: str, port: int) -> None:
         access_log=False,
         server_header=False,
         log_level="warning",
+        timeout_keep_alive=75,
         timeout_graceful_shutdown=30,
     )
 

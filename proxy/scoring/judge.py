@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable
 from contextlib import aclosing
 
-from proxy.errors import UpstreamError
+from proxy.errors import TallyError
 from proxy.metering import Errand, Meter, Purse
 from proxy.types import JSON, Choice
 from proxy.upstream.deployment import Deployment
@@ -28,18 +28,13 @@ class JudgeScorer:
 
     async def score(self, purse: Purse, request: JSON, choice: Choice, deadline: float) -> float | None:
         """The grade as a share of 100; None when the judge failed, gave no grade, or the budget does not hold it."""
-        deployment = self._find()
-        body = deployment.body(
-            {
-                "messages": [
-                    {"role": "user", "content": _ASK.format(question=_question(request), answer=choice.content)}
-                ],
-                "max_tokens": _MAX_TOKENS,
-                "temperature": 0,
-            }
-        )
+        ask = _ASK.format(question=_question(request), answer=choice.content)
         grades: list[float] = []
         try:
+            deployment = self._find()
+            body = deployment.body(
+                {"messages": [{"role": "user", "content": ask}], "max_tokens": _MAX_TOKENS, "temperature": 0}
+            )
             async with (
                 deployment.slot(),
                 self._meter.call(purse, deployment, body, Errand("judge"), choices=1, deadline=deadline) as call,
@@ -47,7 +42,7 @@ class JudgeScorer:
                 if call.granted:
                     async with aclosing(call.choices(max(0.001, deadline - self._clock()))) as replies:
                         grades = [_grade(reply) async for reply in replies]
-        except UpstreamError:
+        except TallyError:
             return None
         return grades[0] if grades and grades[0] >= 0 else None
 

@@ -104,6 +104,10 @@ class Assembler:
         return self._choice(index, partial, None if reason is None else str(reason))
 
     def _choice(self, index: int, partial: _Partial, reason: str | None) -> Choice:
+        said = partial.message
+        if partial.deltas and not said.get("content") and (said.get("tool_calls") or said.get("refusal")):
+            # a stream begins with an empty content where the same message, sent whole, has none
+            said["content"] = None
         return Choice(index, partial.message, reason, partial.logprobs, self.tokens(index))
 
 

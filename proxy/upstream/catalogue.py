@@ -12,8 +12,9 @@ from proxy.upstream.direct import PROVIDERS
 from proxy.upstream.prices import PriceMap
 
 _MAX_UNLISTED = 1000
-# what tally itself or LiteLLM's router reads; everything else in litellm_params goes to the provider
-_CONTROL = frozenset({"rpm", "tpm", "num_retries", "max_retries", "weight", "extra_headers", "organization"})
+# what LiteLLM's router reads goes no further; everything else in litellm_params goes to the provider
+_ROUTER = frozenset({"rpm", "tpm", "num_retries", "max_retries", "weight"})
+_HEADERS = frozenset({"extra_headers", "organization"})
 _KEY_VARIABLES = {"hosted_vllm": "HOSTED_VLLM_API_KEY"}
 _BASE_VARIABLES = {"openai": ("OPENAI_BASE_URL", "OPENAI_API_BASE"), "hosted_vllm": ("HOSTED_VLLM_API_BASE",)}
 
@@ -118,12 +119,12 @@ class Catalogue:
         if not provider:
             provider = "openai" if params.api_base else self._prices().provider(params.model) or "openai"
         endpoint = self._endpoint(provider, bare, params.api_base, params.api_key)
-        control = {key: value for key, value in params.extra.items() if key in _CONTROL}
-        rest = {key: value for key, value in params.extra.items() if key not in _CONTROL}
+        rest = {key: value for key, value in params.extra.items() if key not in _ROUTER}
         direct = provider in PROVIDERS
+        headers = {key: rest.pop(key) for key in _HEADERS & rest.keys()} if direct else {}
         return Deployment(
             model_name=entry.model_name,
-            endpoint=Endpoint(provider, bare, endpoint.api_base, endpoint.api_key, control if direct else rest),
+            endpoint=Endpoint(provider, bare, endpoint.api_base, endpoint.api_key, headers if direct else rest),
             lane=self._lane(provider),
             rates=self._rates(entry),
             max_output=info.max_output_tokens or (None if params.api_base else self._max_output(params.model)),

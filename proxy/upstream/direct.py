@@ -1,6 +1,7 @@
 """The lean lane: OpenAI-compatible servers over plain HTTP, with aiohttp and orjson."""
 
 from collections.abc import AsyncGenerator, Mapping
+from math import isfinite
 
 import aiohttp
 import orjson
@@ -93,12 +94,12 @@ def error_from(
     inner = fields.get("error", fields)
     fields = inner if isinstance(inner, dict) else {"message": inner}
     message = fields.get("message") or fields.get("detail") or (data if isinstance(data, str) else "")
-    text = str(message)[:_MESSAGE_CHARS] or f"the provider answered with status {status}"
+    text = str(message) or f"the provider answered with status {status}"
     if secret:
         text = text.replace(secret, "***")
     code = fields.get("code")
     return UpstreamError(
-        text,
+        text[:_MESSAGE_CHARS],
         status=status,
         type=fields.get("type") if isinstance(fields.get("type"), str) else None,
         code=None if code is None else str(code),
@@ -112,14 +113,18 @@ def _retry_after(headers: Mapping[str, str]) -> float | None:
     """Seconds to wait, from `retry-after-ms` or `retry-after` (a date is not understood)."""
     for name, scale in (("retry-after-ms", 0.001), ("retry-after", 1.0)):
         try:
-            return max(0.0, float(headers[name]) * scale)
+            seconds = float(headers[name]) * scale
         except (KeyError, ValueError):
             continue
+        if isfinite(seconds):
+            return max(0.0, seconds)
     return None
 
 
 def _lost(error: Exception) -> UpstreamError:
     # no word of the address: it is the operator's
+    if isinstance(error, aiohttp.ConnectionTimeoutError):
+        return UpstreamTimeout("the provider did not answer in time", sent=False)
     if isinstance(error, TimeoutError):
         return UpstreamTimeout("the provider did not answer in time")
     if isinstance(error, aiohttp.ClientConnectorError):
