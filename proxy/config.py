@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveInt, ValidationError, model_validator
+from yaml.composer import ComposerError
 
 from proxy.errors import ConfigError, Problem
 from proxy.money import nano_usd
@@ -24,6 +25,7 @@ _WEAK_KEYS = frozenset({"sk-1234", "sk-12345678", "changeme", "password", "secre
 _MIN_MASTER_KEY = 16
 _MIN_KEY = 6
 _MAX_N = 1024
+_MAX_COUNT = 10**15
 _RESERVED = frozenset({"local", "master"})
 
 
@@ -96,6 +98,13 @@ class LiteLLMParams(BaseModel):
             raise ValueError("input_cost_per_token and output_cost_per_token go together")
         return self
 
+    @model_validator(mode="after")
+    def _headers(self) -> "LiteLLMParams":
+        headers = self.extra.get("extra_headers", {})
+        if not isinstance(headers, dict) or not all(isinstance(value, str) for value in headers.values()):
+            raise ValueError("extra_headers must map names to text")
+        return self
+
     @property
     def extra(self) -> JSON:
         """The keys that go to the provider as they are."""
@@ -133,7 +142,7 @@ class ModelEntry(_Section):
 class ScalingConfig(_Section):
     """How requests are scaled unless the request, its tenant or its model says otherwise."""
 
-    strategy: StrategyName | Literal["adaptive"] = "self_consistency"
+    strategy: Literal[StrategyName, "adaptive"] = "self_consistency"
     samples: Annotated[int, Field(ge=1, le=_MAX_N)] = Field(default=8, description="N of the fixed-N strategies")
     mean_samples: Annotated[int, Field(ge=1, le=_MAX_N)] = Field(
         default=16, description="what a query credits to its batch"
@@ -178,13 +187,13 @@ class TenantConfig(_Section):
     name: Name
     keys: tuple[Key, ...] = ()
     max_budget: Usd | None = Field(default=None, description="US dollars a window")
-    token_budget: Annotated[int, Field(ge=0)] | None = Field(
+    token_budget: Annotated[int, Field(ge=0, le=_MAX_COUNT)] | None = Field(
         default=None, description="tokens a window, prompt and completion"
     )
     budget_duration: Duration | None = Field(
         default=None, description="30s, 30m, 24h, 1d, 7d, 1mo, daily, weekly or monthly"
     )
-    rpm_limit: PositiveInt | None = Field(default=None, description="requests a minute")
+    rpm_limit: Annotated[int, Field(ge=1, le=_MAX_COUNT)] | None = Field(default=None, description="requests a minute")
     models: tuple[Name, ...] | None = Field(
         default=None, description="model names this tenant may use; none given: all"
     )
@@ -240,16 +249,9 @@ def load_config(path: Path | None, environ: Mapping[str, str] = os.environ) -> C
     if path is None:
         return parse_config(_from_environment(environ), "environment", environ)
     try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError([Problem(str(path), "", f"cannot be read: {error}")]) from error
-    try:
-        data = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
-    except json.JSONDecodeError as error:
-        raise ConfigError([Problem(str(path), f"line {error.lineno}", f"is not JSON: {error.msg}")]) from error
-    except yaml.YAMLError as error:
-        raise ConfigError([_yaml_problem(str(path), error)]) from error
-    return parse_config({} if data is None else data, str(path), environ)
+        return parse_config(_parsed(path), str(path), environ)
+    except RecursionError as error:
+        raise ConfigError([Problem(str(path), "", "is nested too deeply, or holds itself")]) from error
 
 
 def parse_config(data: object, file: str, environ: Mapping[str, str]) -> Config:
@@ -262,11 +264,53 @@ def parse_config(data: object, file: str, environ: Mapping[str, str]) -> Config:
         config = Config.model_validate(resolved)
     except ValidationError as error:
         wrong = [_problem(file, dict(item)) for item in error.errors(include_url=False, include_input=False)]
-        raise ConfigError([*missing, *wrong]) from None
+        unset = {problem.key for problem in missing}
+        raise ConfigError([*missing, *(problem for problem in wrong if problem.key not in unset)]) from None
     problems = [*missing, *_across(config, file)]
     if problems:
         raise ConfigError(problems)
     return config
+
+
+def _parsed(path: Path) -> object:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError([Problem(str(path), "", f"cannot be read: {error}")]) from error
+    try:
+        if path.suffix == ".json":
+            return json.loads(text, object_pairs_hook=_once)
+        data = yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader
+    except json.JSONDecodeError as error:
+        raise ConfigError([Problem(str(path), f"line {error.lineno}", f"is not JSON: {error.msg}")]) from error
+    except yaml.YAMLError as error:
+        raise ConfigError([_yaml_problem(str(path), error)]) from error
+    except ValueError as error:
+        # a number of thousands of digits, the 13th month, a key that stands twice
+        raise ConfigError([Problem(str(path), "", str(error))]) from error
+    return {} if data is None else data
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML, where a key that stands twice is an error: the second would silently undo the first."""
+
+    def compose_mapping_node(self, anchor: dict[Any, yaml.Node]) -> yaml.MappingNode:
+        node: yaml.MappingNode = super().compose_mapping_node(anchor)
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.value in seen:
+                raise ComposerError(None, None, f"the key {key.value!r} stands twice", key.start_mark)
+            seen.add(str(key.value))
+        return node
+
+
+def _once(pairs: list[tuple[str, Any]]) -> JSON:
+    found: JSON = {}
+    for key, value in pairs:
+        if key in found:
+            raise ValueError(f"the key {key!r} stands twice")
+        found[key] = value
+    return found
 
 
 def _from_environment(environ: Mapping[str, str]) -> JSON:
@@ -284,7 +328,7 @@ def _resolve(value: Any, key: str, file: str, environ: Mapping[str, str], proble
         name = value.removeprefix(_REFERENCE)
         if not environ.get(name):
             problems.append(Problem(file, key, f"the environment variable {name} is not set"))
-            return "unset-" + "0123456789abcdef"
+            return f"unset-0123456789abcdef-{len(problems)}"
         return environ[name]
     return value
 

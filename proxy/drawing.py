@@ -126,16 +126,13 @@ class Wave:
         for draw in list(self._untold):
             self._out(draw, Cancelled(draw))
 
-    def _spread(self, tasks: asyncio.TaskGroup, draws: Sequence[int], size: int | None = None) -> None:
-        """Start calls of `size` draws each (None: as many as the deployment is known to take)."""
-        learning = size is not None
-        size = max(1, min(size or len(draws), self._query.deployment.max_n or len(draws)))
+    def _spread(self, tasks: asyncio.TaskGroup, draws: Sequence[int]) -> None:
+        """Start calls of as many draws each as the deployment is known to take."""
+        size = self._query.deployment.max_n or max(1, len(draws))
         for start in range(0, len(draws), size):
-            part = draws[start : start + size]
-            # a remainder that goes through says nothing of how many would
-            tasks.create_task(self._call(tasks, part, learning=learning and len(part) == size))
+            tasks.create_task(self._call(tasks, draws[start : start + size]))
 
-    async def _call(self, tasks: asyncio.TaskGroup, draws: Sequence[int], *, learning: bool) -> None:
+    async def _call(self, tasks: asyncio.TaskGroup, draws: Sequence[int]) -> None:
         """One call, tried again where that helps; what it leaves missing is topped up by further calls."""
         bare = self._prompt.bare
         try:
@@ -152,10 +149,9 @@ class Wave:
                 self._lose(missing, error)
             return
         missing = self._still(draws)
-        if got and (missing or (learning and got == len(draws))):
-            self._query.deployment.learn_max_n(got)
         if missing and got:
-            self._spread(tasks, missing, got)
+            self._query.deployment.learn_max_n(got)
+            self._spread(tasks, missing)
         elif missing:
             self._lose(missing, UpstreamError("the provider's reply has no choices", status=502))
 
@@ -170,9 +166,9 @@ class Wave:
         rest = self._still(draws)
         if got and extras and (not rest or await self._refuses(tasks, rest[:1])):
             self._prompt.strip()
-            self._spread(tasks, rest)
-        else:
-            self._spread(tasks, self._still(draws), max(1, len(draws) // 2))
+        elif got and rest:
+            self._query.deployment.learn_max_n(-(-len(draws) // 2))
+        self._spread(tasks, self._still(draws))
 
     async def _refuses(self, tasks: asyncio.TaskGroup, draws: Sequence[int]) -> bool:
         """Whether the deployment refuses what tally put into the prompt, also of one draw alone."""
@@ -262,7 +258,7 @@ class Wave:
         self._tell(outcome)
 
     def _left(self) -> float:
-        return max(0.001, min(self._query.deployment.timeout, self._query.deadline - self._clock()))
+        return max(0.001, self._query.deadline - self._clock())
 
     def _wait(self, error: Exception) -> bool | float:
         """Whether, or in how many seconds, a call that failed with `error` is tried again."""

@@ -304,7 +304,7 @@ class MeteredCall:
         return True
 
     def _estimate(self, index: int) -> int:
-        return self.assembled.tokens(index, self._deployment.tokens_per_delta)
+        return self.assembled.estimate(index, self._deployment.tokens_per_delta)
 
     def _failed(self, error: UpstreamError) -> None:
         self._status = "lost" if error.sent else "failed"

@@ -10,8 +10,8 @@ from proxy.money import nano_usd
 from proxy.types import JSON, AnswerSpec, Plan, Strategy, StrategyName, Tenant
 from proxy.upstream.catalogue import Catalogue
 
-_UNSCALED = ("store", "audio", "prediction", "web_search_options")
-"""Fields of requests that are passed through as they are."""
+_UNSCALED = ("store", "prediction", "web_search_options")
+"""Fields whose requests are passed through as they are; an empty object turns a feature on, too."""
 
 _COLD = 0.1
 """Up to this temperature samples would be alike (some clients send 0.1 for 0)."""
@@ -84,7 +84,7 @@ def _unscalable(request: JSON, strategy: Strategy, answer: AnswerSpec) -> str | 
         "n > 1": (request.get("n") or 1) > 1,
         "not votable": answer.votable == "never" or answer.kind == "text",
         "one sample": most == 1,
-        "audio": "audio" in (request.get("modalities") or ()),
-        **{name: bool(request.get(name)) for name in _UNSCALED},
+        **{name: request.get(name) not in (None, False) for name in _UNSCALED},
+        "audio": request.get("audio") is not None or "audio" in (request.get("modalities") or ()),
     }
     return next((reason for reason, holds in checks.items() if holds), None)

@@ -38,8 +38,12 @@ class Metrics:
 
 def configure_logging(level: str, stream: TextIO = sys.stderr) -> None:
     """Structured logs, one JSON object a line, on `stream`; text for people where it is a terminal."""
-    renderer: structlog.typing.Processor = (
-        structlog.dev.ConsoleRenderer() if stream.isatty() else structlog.processors.JSONRenderer()
+    # plain tracebacks: pretty ones show variables, and with them prompts
+    plain = structlog.dev.plain_traceback
+    renderers: list[structlog.typing.Processor] = (
+        [structlog.dev.ConsoleRenderer(exception_formatter=plain)]
+        if stream.isatty()
+        else [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
     )
     # a retry's own log line would quote the provider, and providers quote prompts
     stamina.instrumentation.set_on_retry_hooks(())
@@ -48,8 +52,7 @@ def configure_logging(level: str, stream: TextIO = sys.stderr) -> None:
             structlog.contextvars.merge_contextvars,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.format_exc_info,
-            renderer,
+            *renderers,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
         logger_factory=structlog.PrintLoggerFactory(stream),

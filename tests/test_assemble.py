@@ -131,7 +131,13 @@ def test_tokens_are_counted_by_log_probabilities_else_by_deltas_rounded_up() -> 
     for _ in range(3):
         assembler.feed(chunk({"content": "x"}))
     assembler.feed(chunk({"content": "xyz"}, 1, logprobs={"content": [{"logprob": -1.0}] * 5}))
-    assert [assembler.tokens(0), assembler.tokens(0, 1.5), assembler.tokens(1), assembler.tokens(2)] == [3, 5, 5, 0]
+    assert [assembler.tokens(0), assembler.estimate(0, 1.5), assembler.tokens(1), assembler.tokens(2)] == [3, 5, 5, 0]
+
+
+def test_a_delta_with_a_long_text_is_estimated_by_its_bytes_and_never_counted_as_told() -> None:
+    assembler = Assembler()
+    assembler.feed(chunk({"content": "x" * 400}))
+    assert (assembler.tokens(0), assembler.estimate(0)) == (1, 100)
 
 
 @pytest.mark.parametrize("text", ["content", "reasoning_content", "reasoning", "refusal"])

@@ -49,7 +49,11 @@ def chunks(found: Verdict, plan: Plan, request: JSON, head: JSON) -> Iterator[by
         "model": head["model"],
         **_rest(found),
     }
-    role = {"role": choice.message.get("role", "assistant"), "content": "", "refusal": None}
+    role = {
+        "role": choice.message.get("role", "assistant"),
+        "content": None if choice.message.get("content") is None else "",
+        "refusal": None,
+    }
     said = {key: value for key, value in choice.message.items() if key != "role" and value is not None}
     if isinstance(said.get("tool_calls"), list):
         said["tool_calls"] = [{"index": index, **call} for index, call in enumerate(said["tool_calls"])]

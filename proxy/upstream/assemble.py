@@ -9,6 +9,9 @@ from proxy.types import JSON, Choice
 # these name a thing and are sent whole; every other text in a delta is a piece to append
 _WHOLE = frozenset({"role", "id", "type", "name"})
 
+_BYTES_A_TOKEN = 4
+_MOST_BYTES_A_TOKEN = 12
+
 
 @dataclass(slots=True)
 class _Partial:
@@ -63,13 +66,21 @@ class Assembler:
         """How many choices have begun."""
         return len(self._partials)
 
-    def tokens(self, index: int, tokens_per_delta: float = 1.0) -> int:
-        """Tokens of choice `index` that can be counted: its log-probabilities, else its deltas."""
+    def tokens(self, index: int) -> int:
+        """At least how many tokens choice `index` has: its log-probabilities or its deltas, whichever are more."""
         partial = self._partials.get(index)
         if partial is None:
             return 0
         listed = (partial.logprobs or {}).get("content")
-        return len(listed) if listed and isinstance(listed, list) else -int(-partial.deltas * tokens_per_delta // 1)
+        return max(len(listed) if isinstance(listed, list) else 0, partial.deltas)
+
+    def estimate(self, index: int, tokens_per_delta: float = 1.0) -> int:
+        """About how many tokens choice `index` has, where the provider has not told; deltas may hold several."""
+        partial = self._partials.get(index)
+        if partial is None:
+            return 0
+        counted = max(self.tokens(index), -int(-partial.deltas * tokens_per_delta // 1))
+        return counted if partial.size <= counted * _MOST_BYTES_A_TOKEN else -(-partial.size // _BYTES_A_TOKEN)
 
     def deltas(self) -> int:
         """Deltas with text, all choices together: each is a token or more."""
@@ -108,7 +119,7 @@ class Assembler:
         if partial.deltas and not said.get("content") and (said.get("tool_calls") or said.get("refusal")):
             # a stream begins with an empty content where the same message, sent whole, has none
             said["content"] = None
-        return Choice(index, partial.message, reason, partial.logprobs, self.tokens(index))
+        return Choice(index, partial.message, reason, partial.logprobs, self.estimate(index))
 
 
 def _merge(whole: JSON, piece: JSON) -> JSON:
