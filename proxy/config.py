@@ -259,7 +259,9 @@ def parse_config(data: object, file: str, environ: Mapping[str, str]) -> Config:
     if not isinstance(data, dict):
         raise ConfigError([Problem(file, "", "must be a mapping with model_list, scaling, tenants, general_settings")])
     missing: list[Problem] = []
-    resolved = _resolve(data, "", file, environ, missing)
+    # a section that stands there empty is one that is not there
+    given = {name: section for name, section in data.items() if section is not None}
+    resolved = _resolve(given, "", file, environ, missing)
     try:
         config = Config.model_validate(resolved)
     except ValidationError as error:

@@ -1,9 +1,23 @@
 """What all tests share."""
 
 import pytest
+import structlog
+from hypothesis import settings
+
+# machines that run tests are shared: how long an example takes says nothing
+settings.register_profile("tally", deadline=None)
+settings.load_profile("tally")
 
 
 @pytest.fixture
 def anyio_backend() -> str:
     """Async tests run on asyncio."""
     return "asyncio"
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _quiet_logs() -> None:
+    """The program's own logs are looked at where it runs as a process; here they go nowhere."""
+    structlog.configure(
+        processors=[structlog.processors.JSONRenderer()], logger_factory=structlog.ReturnLoggerFactory()
+    )

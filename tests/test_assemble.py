@@ -14,7 +14,8 @@ from proxy.upstream.assemble import Assembler
 
 TEXT = st.text(max_size=20)
 PIECES = st.lists(st.text(min_size=1, max_size=5), max_size=5)
-TOOL = st.fixed_dictionaries({"id": st.text(min_size=1, max_size=8), "name": st.text(min_size=1, max_size=8), "arguments": PIECES})  # fmt: skip
+NAME = st.text(min_size=1, max_size=8)
+TOOL = st.fixed_dictionaries({"id": NAME, "name": NAME, "arguments": PIECES})
 MESSAGE = st.fixed_dictionaries(
     {},
     optional={
@@ -80,7 +81,8 @@ def test_log_probabilities_of_chunks_are_joined_in_order(values: list[float], si
 
 def test_a_whole_completion_gives_its_messages_untouched() -> None:
     message = {"role": "assistant", "content": "42", "annotations": [{"index": 3}], "refusal": None}
-    payload = {"id": "c1", "model": "m", "choices": [{"index": 0, "message": message, "finish_reason": "stop"}], "usage": {"prompt_tokens": 1}}  # fmt: skip
+    choices = [{"index": 0, "message": message, "finish_reason": "stop"}]
+    payload = {"id": "c1", "model": "m", "choices": choices, "usage": {"prompt_tokens": 1}}
     assembler = Assembler()
     (choice,) = assembler.feed(payload)
     assert (choice.message, choice.finish_reason) == (message, "stop")
@@ -167,7 +169,7 @@ JUNK = st.recursive(
                     "finish_reason",
                     "name",
                 ]
-            ),  # fmt: skip
+            ),
             inner,
             max_size=4,
         )

@@ -36,9 +36,7 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
     }
     models = [{"model_name": "small", **small}, {"model_name": "other", **small}, unpriced]
     settings = {"max_request_bytes": LIMIT, "max_messages": 20}
-    with staged(
-        tmp_path_factory.mktemp("bad"), model_list=models, tenants=tenants, general_settings=settings
-    ) as made:
+    with staged(tmp_path_factory.mktemp("bad"), model_list=models, tenants=tenants, general_settings=settings) as made:
         yield made
 
 

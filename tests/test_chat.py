@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import anyio
@@ -21,6 +22,24 @@ FORCED = {"type": "function", "function": {"name": "capital"}}
 def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
     with staged(tmp_path_factory.mktemp("chat")) as made:
         yield made
+
+
+def settled(stage: Stage) -> None:
+    stage.upstream.wait(lambda: stage.tally.balance().reserved.nano == 0)
+
+
+@pytest.fixture
+def fresh(tmp_path: Path) -> Iterator[Stage]:
+    """A stage that has learned nothing of its upstream yet, nor keeps what a test teaches it."""
+    with staged(tmp_path) as made:
+        yield made
+        settled(made)
+
+
+@pytest.fixture(autouse=True)
+def _no_reservation_is_left(stage: Stage) -> Iterator[None]:
+    yield
+    settled(stage)
 
 
 def call(arguments: str, name: str = "capital") -> dict[str, Any]:
@@ -82,9 +101,7 @@ def test_the_winner_is_the_index_of_the_returned_sample(stage: Stage) -> None:
 
 def test_the_headers_say_what_was_decided(stage: Stage) -> None:
     stage.says("The answer is 42.")
-    raw = stage.client("self_consistency").chat.completions.with_raw_response.create(
-        model="small", messages=ASK, extra_body={"tally": {"samples": 4}}
-    )
+    raw = stage.raw("self_consistency", extra_body={"tally": {"samples": 4}})
     tally = told(raw.parse())
     assert raw.headers["x-tally-strategy"] == "self_consistency"
     assert raw.headers["x-tally-samples"] == "4"
@@ -104,7 +121,7 @@ def test_a_scaled_reply_has_an_id_of_its_own_and_the_model_as_it_was_asked_for(s
 
 def test_off_is_the_upstreams_own_reply(stage: Stage) -> None:
     stage.says(Reply(["42"], cached_tokens=2))
-    raw = stage.client("off").chat.completions.with_raw_response.create(model="small", messages=ASK)
+    raw = stage.raw("off")
     reply = raw.parse()
     assert reply.id.startswith("chatcmpl-fake-")
     assert reply.usage is not None
@@ -131,7 +148,7 @@ def test_off_tells_of_itself_when_asked(stage: Stage) -> None:
 
 @pytest.mark.parametrize("strategy", ["off", "self_consistency", "dynscaling", "optscale"])
 def test_fields_reach_the_upstream_untouched_in_every_draw_and_tally_never_does(stage: Stage, strategy: str) -> None:
-    sent = {
+    sent: dict[str, Any] = {
         "stop": ["\n\n", "END"],
         "temperature": 0.7,
         "top_p": 0.9,
@@ -151,14 +168,14 @@ def test_fields_reach_the_upstream_untouched_in_every_draw_and_tally_never_does(
         assert "tally" not in made.body
 
 
-MESSAGES = [
+MESSAGES: list[dict[str, Any]] = [
     {"role": "developer", "content": "Be terse."},
     {"role": "user", "content": [
         {"type": "text", "text": "What is on it?"},
         {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA", "detail": "low"}},
     ]},
     {"role": "assistant", "content": None, "tool_calls": [
-        {"id": "call_1", "type": "function", "function": {"name": "look", "arguments": "{ \"x\":1 }"}},
+        {"id": "call_1", "type": "function", "function": {"name": "look", "arguments": '{ "x":1 }'}},
     ]},
     {"role": "tool", "tool_call_id": "call_1", "content": "a cat"},
 ]  # fmt: skip
@@ -183,14 +200,11 @@ def test_a_conditioned_draw_keeps_every_turn_and_part_and_adds_to_the_last_of_th
         assert "42" in made.messages[1]["content"][2]["text"]
 
 
-def test_every_draw_has_a_seed_of_its_own(stage: Stage) -> None:
-    stage.says(Reply(["42"], n="ignore"))
-    stage.ask("dynscaling", seed=100)
+def test_every_draw_has_a_seed_of_its_own(fresh: Stage) -> None:
+    fresh.says(Reply(["42"], n="ignore"))
+    fresh.ask("dynscaling", seed=100)
     # choice i of a call has seed + i
-    taken = sorted(range_ for made in stage.calls for range_ in range(made.body["seed"], made.body["seed"] + made.n))
-    assert min(taken) == 100
-    served = sorted(made.body["seed"] for made in stage.calls)
-    assert len(set(served)) == len(served)
+    assert sorted(made.body["seed"] for made in fresh.calls) == list(range(100, 108))
 
 
 def test_without_a_seed_none_is_sent(stage: Stage) -> None:
@@ -272,7 +286,9 @@ def test_refusals_have_one_ballot_of_their_own(stage: Stage) -> None:
 
 
 def test_truncated_samples_abstain_while_any_other_sample_votes(stage: Stage) -> None:
-    stage.says(Reply(["The answer is 41.", "The answer is 41.", "The answer is 42."], finish_reason=["length"] * 2 + ["stop"]))
+    stage.says(
+        Reply(["The answer is 41.", "The answer is 41.", "The answer is 42."], finish_reason=["length"] * 2 + ["stop"])
+    )
     reply = stage.ask(extra_body={"tally": {"samples": 3}})
     assert reply.choices[0].message.content == "The answer is 42."
     assert (reply.choices[0].finish_reason, told(reply)["abstained"]) == ("stop", 2)
@@ -351,10 +367,11 @@ def test_an_upstream_that_refuses_our_key_is_502_and_quotes_nothing(stage: Stage
         assert "sk-" not in str(caught.value.response.text)
 
 
-def test_a_lost_sample_costs_the_vote_nothing(stage: Stage) -> None:
-    stage.says(Turns(Reply(["The answer is 42."] * 4, n="ignore"), Fault(400, "No more."), "The answer is 42."))
-    reply = stage.ask("dynscaling")
+def test_a_lost_sample_takes_only_its_own_vote(fresh: Stage) -> None:
+    fresh.says(Turns(Reply(["The answer is 42."], n="ignore"), Fault(404, "Gone."), "The answer is 42."))
+    reply = fresh.ask(extra_body={"tally": {"samples": 4}})
     assert reply.choices[0].message.content == "The answer is 42."
+    assert told(reply)["samples"] == 3
 
 
 def test_the_ledger_agrees_with_the_upstreams_own_meter(stage: Stage) -> None:

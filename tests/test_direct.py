@@ -126,10 +126,13 @@ async def test_a_connection_that_breaks_may_have_cost(lane: DirectLane, stream: 
 
 async def test_a_connection_that_breaks_in_a_stream_gives_what_came_and_then_the_error(lane: DirectLane) -> None:
     seen: list[bytes] = []
-    with FakeUpstream(Drop(after_chunks=2)) as upstream:
-        with pytest.raises(UpstreamUnreachable) as caught:
-            async for chunk in lane.stream(at(upstream), STREAMED, 5):
-                seen.append(chunk)  # noqa: PERF401 - what came before the error is wanted
+
+    async def read() -> None:
+        async for chunk in lane.stream(at(upstream), STREAMED, 5):
+            seen.append(chunk)  # noqa: PERF401 - what came before the error is wanted
+
+    with FakeUpstream(Drop(after_chunks=2)) as upstream, pytest.raises(UpstreamUnreachable) as caught:
+        await read()
     assert caught.value.sent
     assert b"one" in b"".join(seen)
 

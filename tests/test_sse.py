@@ -1,5 +1,7 @@
 """Server-sent events: bytes in, data out, however the network cut the bytes."""
 
+from itertools import pairwise
+
 from hypothesis import example, given
 from hypothesis import strategies as st
 
@@ -16,7 +18,7 @@ def parse(*chunks: bytes) -> list[bytes]:
 
 def cut(stream: bytes, places: list[int]) -> list[bytes]:
     edges = [0, *sorted(place % (len(stream) + 1) for place in places), len(stream)]
-    return [stream[start:end] for start, end in zip(edges, edges[1:], strict=False)]
+    return [stream[start:end] for start, end in pairwise(edges)]
 
 
 @given(st.lists(LINE, max_size=6), NOISE, st.sampled_from([b"\n", b"\r\n"]), st.lists(st.integers(0, 999), max_size=8))

@@ -94,9 +94,16 @@ def test_told_usage_is_read_with_cached_and_reasoning_tokens() -> None:
     assert told({**usage(10, 5), **details}) == Usage(10, 5, cached=4, reasoning=3)
 
 
-@given(st.dictionaries(st.sampled_from(["prompt_tokens", "completion_tokens", "prompt_tokens_details", "completion_tokens_details"]), st.none() | st.text(max_size=2) | st.integers() | st.floats() | st.lists(st.integers()) | st.dictionaries(st.just("cached_tokens"), st.integers() | st.text(max_size=1))))  # fmt: skip
-def test_a_malformed_usage_counts_as_nothing_and_never_as_less(reported: JSON) -> None:
-    found = told(reported)
+NUMBER = st.none() | st.text(max_size=2) | st.integers() | st.floats() | st.lists(st.integers())
+DETAILS = NUMBER | st.dictionaries(st.sampled_from(["cached_tokens", "reasoning_tokens"]), NUMBER)
+
+
+@given(
+    st.dictionaries(st.sampled_from(["prompt_tokens", "completion_tokens"]), NUMBER),
+    st.dictionaries(st.sampled_from(["prompt_tokens_details", "completion_tokens_details"]), DETAILS),
+)
+def test_a_malformed_usage_counts_as_nothing_and_never_as_less(counts: JSON, details: JSON) -> None:
+    found = told(counts | details)
     assert min(found.prompt, found.completion, found.reasoning) >= 0
     assert 0 <= found.cached <= found.prompt
 

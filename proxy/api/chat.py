@@ -96,6 +96,8 @@ class ChatEndpoint:
                 code="model_unpriced",
                 param="model",
             )
+        if plan.stream and not deployment.streams and (body.get("n") or 1) > 1:
+            raise RequestInvalid("stream: this model does not stream several choices.", param="n", code="invalid_value")
         account = Account(caller.tenant.name, caller.key, identity)
         return Query(
             id=services.number(),

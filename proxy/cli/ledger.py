@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TextIO
 
 import click
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -15,6 +16,9 @@ from proxy.cli.books import clear_errors, config_option, moment, read_books
 from proxy.ledger.reports import TenantCheck, TenantSheet, Verdict, check, draw_columns, draws, sheets, verdicts
 from proxy.money import usd
 from proxy.types import JSON
+
+_PLAIN_WIDTH = 140
+_LEAST_TEXT = 6
 
 
 @click.group()
@@ -36,7 +40,7 @@ def show(tenant: str | None, last: int, config_path: Path | None) -> None:
             books.tenant(tenant)
         standing = [sheet for sheet in sheets(books) if tenant in (None, sheet.tenant.name)]
         latest = verdicts(books, tenant, last)
-    console = Console()
+    console = _console()
     console.print(_standing(standing))
     if latest:
         console.print(_latest(latest))
@@ -70,58 +74,94 @@ def check_ledger(as_json: bool, config_path: Path | None) -> None:
     if as_json:
         click.echo(json.dumps({"tenants": [result.as_json() for result in results]}))
     else:
-        Console().print(_checked(results))
+        _console().print(_checked(results))
     if not all(result.ok for result in results):
         raise click.exceptions.Exit(1)
 
 
-def _standing(rows: Iterable[TenantSheet]) -> Table:
-    table = Table(
-        "tenant", "budget USD", "window ends, UTC", "spent USD", "reserved USD", "tokens", "requests", "draws"
-    )
-    for sheet in rows:
-        table.add_row(
-            escape(sheet.tenant.name),
-            "no limit" if sheet.tenant.max_nano is None else usd(sheet.tenant.max_nano),
-            moment(sheet.window_end),
-            usd(sheet.window_spent.nano),
-            usd(sheet.reserved.nano),
-            str(sheet.window_spent.tokens),
-            str(sheet.requests),
-            str(sheet.draws),
+def _console() -> Console:
+    # a file or a pipe has no width of its own
+    found = Console()
+    return found if found.is_terminal else Console(width=_PLAIN_WIDTH)
+
+
+def _table(columns: Sequence[str], rows: Iterable[tuple[str, ...]]) -> Table:
+    """A table whose texts give way before its numbers and times do; `>` before a column's name marks those."""
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    lines = list(rows)
+    for place, name in enumerate(columns):
+        bare = name.removeprefix(">")
+        widest = max(len(bare), *(len(line[place]) for line in lines)) if lines else len(bare)
+        fixed = bare != name
+        table.add_column(
+            bare,
+            justify="right" if fixed else "left",
+            no_wrap=fixed,
+            overflow="fold",
+            min_width=widest if fixed else min(widest, _LEAST_TEXT),
         )
+    for line in lines:
+        table.add_row(*map(escape, line))
     return table
+
+
+def _standing(rows: Iterable[TenantSheet]) -> Table:
+    columns = ("tenant", ">budget USD", ">window ends", ">spent USD", ">held USD", ">tokens", ">requests", ">draws")
+    return _table(
+        columns,
+        (
+            (
+                sheet.tenant.name,
+                "-" if sheet.tenant.max_nano is None else usd(sheet.tenant.max_nano),
+                moment(sheet.window_end)[5:16] or "-",
+                usd(sheet.window_spent.nano),
+                usd(sheet.reserved.nano),
+                str(sheet.window_spent.tokens),
+                str(sheet.requests),
+                str(sheet.draws),
+            )
+            for sheet in rows
+        ),
+    )
 
 
 def _latest(rows: Iterable[Verdict]) -> Table:
-    table = Table("when, UTC", "tenant", "model", "strategy", "status", "samples", "answer", "first", "cost USD")
-    for verdict in rows:
-        table.add_row(
-            moment(verdict.recorded_at),
-            escape(verdict.tenant),
-            escape(verdict.model),
-            verdict.strategy,
-            str(verdict.status),
-            str(verdict.samples),
-            escape(verdict.answer or "-"),
-            escape(verdict.first_answer or "-"),
-            usd(verdict.cost_nano),
-        )
-    return table
+    columns = (">UTC", "tenant", "model", "strategy", ">status", ">n", "answer", "first said", ">USD")
+    return _table(
+        columns,
+        (
+            (
+                moment(verdict.recorded_at)[5:],
+                verdict.tenant,
+                verdict.model,
+                verdict.strategy,
+                str(verdict.status),
+                str(verdict.samples),
+                verdict.answer or "-",
+                verdict.first_answer or "-",
+                usd(verdict.cost_nano),
+            )
+            for verdict in rows
+        ),
+    )
 
 
 def _checked(results: Iterable[TenantCheck]) -> Table:
-    table = Table("tenant", "spent USD", "ledger USD", "window USD", "reserved USD", "result")
-    for result in results:
-        table.add_row(
-            escape(result.tenant),
-            usd(result.spent.nano),
-            usd(result.ledger.nano),
-            usd(result.window_spent.nano),
-            usd(result.reserved.nano),
-            "ok" if result.ok else f"wrong: {', '.join(result.disagreements)}",
-        )
-    return table
+    columns = ("tenant", ">spent USD", ">ledger USD", ">window USD", ">held USD", ">result")
+    return _table(
+        columns,
+        (
+            (
+                result.tenant,
+                usd(result.spent.nano),
+                usd(result.ledger.nano),
+                usd(result.window_spent.nano),
+                usd(result.reserved.nano),
+                "ok" if result.ok else f"wrong: {', '.join(result.disagreements)}",
+            )
+            for result in results
+        ),
+    )
 
 
 def _write_csv(output: TextIO, columns: Sequence[str], lines: Iterable[JSON]) -> None:

@@ -107,10 +107,13 @@ class Catalogue:
         return self._direct if provider in PROVIDERS else self._litellm()
 
     def _endpoint(self, provider: str, model: str, base: str | None, key: str | None) -> Endpoint:
-        if provider in PROVIDERS:
+        if provider in PROVIDERS and base is None:
+            # the key in the environment is for the address in the environment, not for one that a file names
             variables = _BASE_VARIABLES.get(provider, ())
-            base = base or next((self._environ[name] for name in variables if self._environ.get(name)), None)
+            base = next((self._environ[name] for name in variables if self._environ.get(name)), None)
             key = key or self._environ.get(_KEY_VARIABLES.get(provider, "OPENAI_API_KEY"))
+            if base is None and provider != "openai":
+                raise NotFound(f"Nobody says where {provider}/{model} is served: it needs an api_base.", param="model")
         return Endpoint(provider, model, base.rstrip("/") if base else None, key, {})
 
     def _deployment(self, entry: ModelEntry) -> Deployment:

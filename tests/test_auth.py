@@ -1,0 +1,189 @@
+"""Keys: who calls, for how long a key is believed, and how many requests a minute."""
+
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import httpx
+import openai
+import pytest
+
+from proxy.app import wall_clock
+from proxy.auth import CACHE_S, LOCAL, MASTER, Auth, Caller
+from proxy.errors import NotAllowed, NotAuthenticated, RateLimited
+from proxy.ledger.books import Books
+from proxy.ledger.sqlite import SqliteLedger
+from proxy.types import Tenant
+from tests.fake_upstream import FakeUpstream
+from tests.served import KEY, MASTER_KEY, ServedTally, deployment
+from tests.staged import ASK, Stage, staged
+
+pytestmark = pytest.mark.anyio
+
+BUSY = "sk-busy-0123456789"
+
+
+class Clock:
+    """Seconds that pass when the test says so."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+async def ledger() -> AsyncIterator[SqliteLedger]:
+    opened = SqliteLedger.open("sqlite://", clock=wall_clock)
+    await opened.run(lambda books: books.add_tenant(Tenant("acme", rpm_limit=2)))
+    yield opened
+    await opened.close()
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def auth(ledger: SqliteLedger, clock: Clock) -> Auth:
+    return Auth(ledger, master_key=MASTER_KEY, open_to_all=False, clock=clock)
+
+
+@pytest.fixture
+async def key(ledger: SqliteLedger) -> str:
+    return await ledger.run(lambda books: books.create_key("acme"))
+
+
+async def test_a_key_is_its_tenants_whatever_the_case_of_its_scheme(auth: Auth, key: str) -> None:
+    for header in (f"Bearer {key}", f"bearer {key}", f"BEARER   {key}  "):
+        caller = await auth.caller(header)
+        assert caller.tenant.name == "acme"
+        assert caller.key is not None
+        assert key not in caller.key
+
+
+@pytest.mark.parametrize("header", [None, "", "Bearer", "Bearer ", "Basic {key}", "{key}", "Bearer x{key}", "Bearer é"])
+async def test_anything_else_is_nobody(auth: Auth, key: str, header: str | None) -> None:
+    with pytest.raises(NotAuthenticated):
+        await auth.caller(header and header.format(key=key))
+
+
+async def test_a_revoked_key_is_believed_for_a_second_at_most(
+    auth: Auth, ledger: SqliteLedger, clock: Clock, key: str
+) -> None:
+    caller = await auth.caller(f"Bearer {key}")
+    assert caller.key is not None
+    await ledger.run(lambda books: books.revoke_key(str(caller.key)))
+    clock.now += CACHE_S
+    with pytest.raises(NotAuthenticated):
+        await auth.caller(f"Bearer {key}")
+    assert CACHE_S <= 1
+
+
+async def test_a_key_is_not_looked_up_again_within_the_second(
+    auth: Auth, ledger: SqliteLedger, clock: Clock, key: str
+) -> None:
+    caller = await auth.caller(f"Bearer {key}")
+    await ledger.run(lambda books: books.revoke_key(str(caller.key)))
+    clock.now += CACHE_S / 2
+    assert await auth.caller(f"Bearer {key}") == caller
+
+
+async def test_an_unknown_key_is_looked_up_each_time(auth: Auth, ledger: SqliteLedger) -> None:
+    with pytest.raises(NotAuthenticated):
+        await auth.caller("Bearer sk-later-0123")
+    await ledger.run(lambda books: books.adopt([Tenant("later", managed=True)], {"later": ["sk-later-0123"]}))
+    assert (await auth.caller("Bearer sk-later-0123")).tenant.name == "later"
+
+
+async def test_a_tenant_blocked_meanwhile_is_blocked_within_the_second(
+    auth: Auth, ledger: SqliteLedger, clock: Clock, key: str
+) -> None:
+    await auth.caller(f"Bearer {key}")
+    await ledger.run(lambda books: books.block("acme"))
+    clock.now += CACHE_S
+    with pytest.raises(NotAllowed) as caught:
+        await auth.caller(f"Bearer {key}")
+    assert caught.value.code == "tenant_blocked"
+
+
+async def test_the_master_key_is_a_tenant_of_its_own(auth: Auth, ledger: SqliteLedger) -> None:
+    assert await auth.caller(f"Bearer {MASTER_KEY}") == Caller(MASTER, None)
+    keyless = Auth(ledger, master_key=None, open_to_all=False, clock=Clock())
+    with pytest.raises(NotAuthenticated):
+        await keyless.caller(f"Bearer {MASTER_KEY}")
+
+
+@pytest.mark.parametrize("header", [None, "Bearer anything", "Basic x"])
+async def test_an_open_server_takes_everybody(ledger: SqliteLedger, header: str | None) -> None:
+    auth = Auth(ledger, master_key=None, open_to_all=True, clock=Clock())
+    assert await auth.caller(header) == Caller(LOCAL, None)
+
+
+async def test_requests_a_minute_are_counted_for_each_tenant(auth: Auth, clock: Clock) -> None:
+    acme, other, free = Tenant("acme", rpm_limit=2), Tenant("other", rpm_limit=2), Tenant("free")
+    auth.admit(acme)
+    auth.admit(acme)
+    with pytest.raises(RateLimited) as caught:
+        auth.admit(acme)
+    assert caught.value.retry_after == pytest.approx(30)
+    auth.admit(other)
+    for _ in range(100):
+        auth.admit(free)
+    clock.now += 30
+    auth.admit(acme)
+
+
+@pytest.fixture(scope="module")
+def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
+    tenants = [{"name": "acme", "keys": [KEY]}, {"name": "busy", "keys": [BUSY], "rpm_limit": 1}]
+    with staged(tmp_path_factory.mktemp("auth"), tenants=tenants) as made:
+        yield made
+
+
+def test_too_many_requests_are_429_with_the_seconds_to_wait_and_cost_nothing(stage: Stage) -> None:
+    stage.says("42")
+    stage.ask("off", key=BUSY)
+    with pytest.raises(openai.RateLimitError) as caught:
+        stage.ask("off", key=BUSY)
+    assert 1 <= int(caught.value.response.headers["retry-after"]) <= 60
+    assert (caught.value.type, caught.value.code) == ("rate_limit_error", "rate_limit_exceeded")
+    assert len(stage.calls) == 1
+    stage.upstream.wait(lambda: stage.tally.balance("busy").spent.nano == stage.cost_nano)
+    assert stage.tally.balance("busy").ledger.nano == stage.cost_nano
+    stage.ask("off")
+
+
+def test_a_key_made_and_revoked_beside_the_server_works_in_between(stage: Stage, tmp_path: Path) -> None:
+    path = Path(stage.tally.config.general_settings.database_url.removeprefix("sqlite:///"))
+    books = Books.open(path, clock=wall_clock)
+    try:
+        books.add_tenant(Tenant("late"))
+        key = books.create_key("late")
+        assert stage.get("/v1/models", key=key).status_code == 200
+        (made,) = books.keys("late")
+        books.revoke_key(made.id)
+    finally:
+        books.close()
+    stage.upstream.wait(lambda: stage.get("/v1/models", key=key).status_code == 401)
+
+
+def test_the_master_key_asks_on_its_own_account(stage: Stage) -> None:
+    stage.says("42")
+    stage.ask("off", key=MASTER_KEY)
+    stage.upstream.wait(lambda: stage.tally.balance("master").spent.nano == stage.cost_nano)
+
+
+def test_a_server_without_keys_is_open(tmp_path: Path) -> None:
+    with FakeUpstream("42") as upstream:
+        config = {
+            "model_list": [deployment(upstream.base_url)],
+            "general_settings": {"database_url": f"sqlite:///{tmp_path / 'tally.db'}"},
+        }
+        with ServedTally(config) as tally:
+            body = {"model": "small", "messages": ASK}
+            for key in (None, "sk-anything"):
+                assert tally.post(body, path="/off/v1/chat/completions", key=key).status_code == 200
+            upstream.wait(lambda: tally.balance("local").spent.nano > 0)
+            assert httpx.get(f"{tally.url}/v1/models").status_code == 200

@@ -1,0 +1,111 @@
+"""Which deployment serves a model name, and what is known of it."""
+
+from functools import cache
+from typing import Any
+
+import pytest
+
+from proxy.config import parse_config
+from proxy.errors import NotFound
+from proxy.money import Rates
+from proxy.types import JSON, AnswerSpec
+from proxy.upstream.catalogue import Catalogue
+from proxy.upstream.direct import DirectLane
+from proxy.upstream.litellm import LiteLLMLane
+from proxy.upstream.prices import PriceMap
+
+DIRECT = DirectLane()
+PRICES = cache(PriceMap)
+URL = "http://127.0.0.1:9/v1"
+
+
+def entry(model: str = "openai/small", *, info: JSON | None = None, name: str = "m", **params: Any) -> JSON:
+    made: JSON = {"model_name": name, "litellm_params": {"model": model, **params}}
+    return made | ({"model_info": info} if info else {})
+
+
+def catalogue(*entries: JSON, environ: dict[str, str] | None = None, **more: JSON) -> Catalogue:
+    config = parse_config({"model_list": list(entries), **more} if entries else {**more}, "test", environ or {})
+    return Catalogue(config, direct=DIRECT, litellm=cache(LiteLLMLane), prices=PRICES, environ=environ or {})
+
+
+def test_an_entry_tells_where_a_model_is_and_what_it_costs() -> None:
+    found = catalogue(
+        entry(api_base=URL + "/", api_key="sk-1", input_cost_per_token="1e-7", output_cost_per_token=4e-7)
+    ).find("m")
+    assert (found.endpoint.provider, found.endpoint.model) == ("openai", "small")
+    assert (found.endpoint.api_base, found.endpoint.api_key) == (URL, "sk-1")
+    assert found.rates == Rates(100_000, 400_000)
+    assert found.lane is DIRECT
+
+
+def test_what_is_known_of_a_deployment_is_told_by_the_configuration() -> None:
+    info = {"max_output_tokens": 99, "max_n": 4, "usage": "per_choice", "stream": False, "hidden_reasoning": True}
+    found = catalogue(entry(api_base=URL, info=info, timeout=7, max_parallel_requests=3)).find("m")
+    assert (found.max_output, found.max_n, found.usage_per_choice) == (99, 4, True)
+    assert (found.streams, found.hidden_reasoning, found.timeout, found.limit) == (False, True, 7, 3)
+
+
+def test_parameters_that_tally_does_not_read_go_to_the_provider_and_the_requests_own_come_first() -> None:
+    found = catalogue(entry(api_base=URL, temperature=0.5, top_k=40, extra_headers={"x-a": "b"})).find("m")
+    sent = found.body({"model": "m", "temperature": 0.9, "tally": {}})
+    assert sent == {"model": "small", "temperature": 0.9, "top_k": 40}
+    assert found.endpoint.params == {"extra_headers": {"x-a": "b"}}
+
+
+def test_of_two_deployments_the_less_busy_serves() -> None:
+    offered = catalogue(entry(api_base=URL), entry("openai/other", api_base=URL))
+    first = offered.find("m")
+    first.calls += 1
+    second = offered.find("m")
+    assert (first.endpoint.model, second.endpoint.model) == ("small", "other")
+    second.calls += 2
+    assert offered.find("m") is first
+
+
+def test_other_providers_go_through_litellm() -> None:
+    found = catalogue(entry("mistral/mistral-small-latest", api_key="k", top_k=3)).find("m")
+    assert isinstance(found.lane, LiteLLMLane)
+    assert found.endpoint.params == {"top_k": 3}
+    assert found.defaults == {}
+
+
+def test_a_bare_model_with_a_base_url_is_openais_kind() -> None:
+    found = catalogue(entry("small", api_base=URL)).find("m")
+    assert (found.endpoint.provider, found.endpoint.model, found.lane) == ("openai", "small", DIRECT)
+
+
+@pytest.mark.parametrize("name", ["other", "openai/small", ""])
+def test_a_name_off_the_list_does_not_exist(name: str) -> None:
+    with pytest.raises(NotFound) as caught:
+        catalogue(entry(api_base=URL)).find(name)
+    assert (caught.value.code, caught.value.param) == ("model_not_found", "model")
+
+
+def test_without_a_list_any_providers_model_is_found_with_the_key_of_the_environment() -> None:
+    offered = catalogue(environ={"OPENAI_API_KEY": "sk-2", "OPENAI_BASE_URL": URL + "/"})
+    found = offered.find("openai/gpt-4o-mini")
+    assert (found.endpoint.model, found.endpoint.api_key, found.endpoint.api_base) == ("gpt-4o-mini", "sk-2", URL)
+    assert found.rates == Rates(150_000, 600_000, 75_000)
+    assert found.max_output == 16_384
+    assert offered.find("openai/gpt-4o-mini") is found
+    assert offered.find("gpt-4o-mini").endpoint == found.endpoint
+
+
+def test_without_a_list_a_name_of_nobodys_does_not_exist() -> None:
+    with pytest.raises(NotFound, match="PROVIDER/MODEL"):
+        catalogue().find("no-such-model-anywhere")
+
+
+def test_the_names_on_offer_are_the_list_or_what_the_keys_open() -> None:
+    assert catalogue(entry(api_base=URL), entry(name="b", api_base=URL)).names() == ["m", "b"]
+    opened = catalogue(environ={"OPENAI_API_KEY": "sk-2", "MISTRAL_API_KEY": ""}).names()
+    assert "openai/gpt-4o-mini" in opened
+    assert all(name.startswith("openai/") for name in opened)
+
+
+def test_a_models_own_strategy_and_answer_are_told() -> None:
+    made = entry(api_base=URL) | {"strategy": "optscale", "answer": {"kind": "number"}}
+    offered = catalogue(made, entry(name="b", api_base=URL))
+    assert (offered.strategy("m"), offered.strategy("b"), offered.strategy("x")) == ("optscale", None, None)
+    assert (offered.answer("m"), offered.answer("b")) == (AnswerSpec("number"), None)

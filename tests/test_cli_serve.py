@@ -1,0 +1,232 @@
+"""`tally serve` and `tally config`, as an operator runs them."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import yaml
+from click.testing import CliRunner
+
+from proxy.cli import main
+from tests.fake_upstream import FakeUpstream, Fault, Reply, Turns
+from tests.served import KEY, MASTER_KEY, configuration
+
+ASK = [{"role": "user", "content": "the-word-of-the-prompt"}]
+ANSWER = "The answer is 777001."
+
+
+def environment(**more: str) -> dict[str, str]:
+    """This process' own without keys and settings of the machine."""
+    kept = ("PATH", "HOME", "LANG", "PYTHONPATH", "VIRTUAL_ENV", "COVERAGE_PROCESS_START")
+    root = str(Path(__file__).parent.parent)
+    return {name: os.environ[name] for name in kept if name in os.environ} | {"PYTHONPATH": root} | more
+
+
+def run(*words: str, folder: Path, **environ: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "proxy", *words],
+        cwd=folder,
+        env=environment(**environ),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+@dataclass
+class Server:
+    url: str
+    process: "subprocess.Popen[str]"
+    output: Path
+
+    def ask(self, model: str, path: str = "/v1", key: str | None = None, **more: Any) -> httpx.Response:
+        headers = {"authorization": f"Bearer {key}"} if key else {}
+        body = {"model": model, "messages": ASK, **more}
+        return httpx.post(f"{self.url}{path}/chat/completions", json=body, headers=headers, timeout=30)
+
+
+@contextmanager
+def serving(upstream: FakeUpstream, folder: Path, *words: str, environ: Mapping[str, str]) -> Iterator[Server]:
+    """`tally serve` in a process of its own, ready."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    output = folder / "output.txt"
+    with output.open("w") as written:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "proxy", "serve", "--port", str(port), *words],
+            cwd=folder,
+            env=environment(**environ),
+            stdout=written,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+    server = Server(f"http://127.0.0.1:{port}", process, output)
+    try:
+        upstream.wait(lambda: ready(server), timeout=30)
+        yield server
+    finally:
+        process.kill()
+        process.wait(10)
+
+
+def ready(server: Server) -> bool:
+    assert server.process.poll() is None, server.output.read_text()
+    try:
+        return httpx.get(f"{server.url}/health/readiness").status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+@pytest.fixture(scope="module")
+def upstream() -> Iterator[FakeUpstream]:
+    with FakeUpstream(ANSWER) as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def bare(upstream: FakeUpstream, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A server without a configuration."""
+    environ = {"OPENAI_BASE_URL": upstream.base_url, "OPENAI_API_KEY": "sk-from-environment"}
+    with serving(upstream, tmp_path_factory.mktemp("bare"), environ=environ) as server:
+        yield server
+
+
+@pytest.mark.parametrize("model", ["openai/anything-at-all", "gpt-4o-mini", "openai/gpt-4o"])
+def test_without_a_configuration_any_model_of_the_provider_is_served(
+    bare: Server, upstream: FakeUpstream, model: str
+) -> None:
+    reply = bare.ask(model).json()
+    assert reply["choices"][0]["message"]["content"] == ANSWER
+    assert reply["tally"]["samples"] == 8
+    assert reply["model"] == model
+    assert upstream.calls[-1].body["model"] == model.removeprefix("openai/")
+    assert upstream.calls[-1].headers["authorization"] == "Bearer sk-from-environment"
+
+
+def test_without_a_configuration_a_name_of_no_provider_is_404(bare: Server) -> None:
+    response = bare.ask("no-such-model")
+    assert response.status_code == 404
+    assert "openai/gpt-4o-mini" in response.json()["error"]["message"]
+
+
+def test_without_a_configuration_the_providers_models_are_listed(bare: Server) -> None:
+    listed = {model["id"] for model in httpx.get(f"{bare.url}/v1/models").json()["data"]}
+    assert "openai/gpt-4o-mini" in listed
+    assert httpx.get(f"{bare.url}/v1/models/openai/gpt-4o-mini").status_code == 200
+
+
+def test_a_stopped_server_answers_what_is_in_flight_and_logs_no_secret(tmp_path: Path) -> None:
+    slow = Reply([ANSWER], latency=0.5)
+    steps = Turns(ANSWER, Fault(401, "Bad key sk-upst...cret", code="invalid_api_key"), Fault(500), Fault(400), slow)
+    with FakeUpstream(steps) as upstream:
+        config = tmp_path / "tally.json"
+        config.write_text(
+            json.dumps(configuration(upstream.base_url, tmp_path, general_settings={"log_level": "debug"}))
+        )
+        with serving(upstream, tmp_path, "--config", "tally.json", environ={}) as server:
+            assert server.ask("small", key=KEY, path="/off/v1").status_code == 200
+            for _ in range(2):
+                assert server.ask("small", key=KEY, path="/off/v1").status_code in {500, 502}
+            assert server.ask("small", key="sk-unknown-key-1").status_code == 401
+            assert server.ask("small", key=KEY, path="/off/v1").status_code == 400
+            replies: list[httpx.Response] = []
+            client = threading.Thread(
+                target=lambda: replies.append(server.ask("small", "/off/v1", MASTER_KEY, max_tokens=9))
+            )
+            client.start()
+            upstream.wait(lambda: upstream.in_flight == 1)
+            server.process.send_signal(signal.SIGTERM)
+            client.join(20)
+            server.process.wait(20)
+        (reply,) = replies
+        assert reply.json()["choices"][0]["message"]["content"] == ANSWER
+        written = server.output.read_text()
+        for secret in ("the-word-of-the-prompt", "777001", KEY, MASTER_KEY, "sk-upstream-secret", "sk-unknown-key-1"):
+            assert secret not in written
+        assert "Traceback" not in written
+        assert '"request"' in written
+
+
+def test_a_host_beyond_loopback_needs_keys(tmp_path: Path) -> None:
+    done = run("serve", "--host", "0.0.0.0", "--port", "0", folder=tmp_path)
+    assert done.returncode == 2
+    assert "--host: 0.0.0.0 is reachable from other machines, and nobody has a key" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_weak_master_key_is_refused_wherever_it_stands(tmp_path: Path) -> None:
+    done = run("serve", "--port", "0", folder=tmp_path, TALLY_MASTER_KEY="sk-1234")
+    assert done.returncode == 2
+    assert "environment: general_settings.master_key: is too weak" in done.stderr
+    assert "sk-1234" not in done.stderr
+
+
+def test_a_wrong_file_is_not_served_and_every_mistake_is_named(tmp_path: Path) -> None:
+    (tmp_path / "tally.yaml").write_text("scaling: {sample: 3}\ngeneral_settings: {master_key: os.environ/NONE}")
+    done = run("serve", "--config", "tally.yaml", folder=tmp_path)
+    assert done.returncode == 2
+    assert "tally.yaml: scaling.sample: is not a known key; did you mean samples?" in done.stderr
+    assert "tally.yaml: general_settings.master_key: the environment variable NONE is not set" in done.stderr
+    assert not (tmp_path / "tally.db").exists()
+
+
+def test_the_module_is_the_same_program(tmp_path: Path) -> None:
+    done = run("--help", folder=tmp_path)
+    assert done.returncode == 0
+    for command in ("serve", "demo", "config", "tenant", "key", "ledger"):
+        assert command in done.stdout
+
+
+def test_litellm_is_not_imported_where_the_direct_lane_serves(tmp_path: Path) -> None:
+    config = tmp_path / "tally.json"
+    config.write_text(json.dumps(configuration("http://127.0.0.1:9/v1", tmp_path)))
+    program = (
+        "import sys; from pathlib import Path; from proxy.app import Tally; from proxy.config import load_config;"
+        f"Tally(load_config(Path({str(config)!r}))).application();"
+        "print([name for name in ('litellm', 'scipy', 'openai') if name in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=environment(), capture_output=True, text=True, timeout=60, check=True
+    )
+    assert done.stdout.strip() == "[]"
+
+
+def check(path: Path) -> tuple[int, str, str]:
+    result = CliRunner().invoke(main, ["config", "check", str(path)])
+    return result.exit_code, result.stdout, result.stderr
+
+
+@pytest.mark.parametrize("name", ["tally.yaml", "tally.json"])
+def test_a_good_file_is_said_to_be_good(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    data = configuration("http://127.0.0.1:9/v1", tmp_path)
+    path.write_text(json.dumps(data) if name.endswith("json") else yaml.safe_dump(data))
+    code, said, _ = check(path)
+    assert (code, said) == (0, f"{path}: good: 1 deployments, 1 tenants\n")
+
+
+def test_a_check_names_file_key_and_reason_and_serves_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "tally.yaml"
+    path.write_text("tenants: [{name: a, keys: [short]}]")
+    code, said, error = check(path)
+    assert (code, said) == (2, "")
+    assert f"{path}: tenants[0].keys[0]: " in error
+    assert check(tmp_path / "none.yaml")[0] == 2
+
+
+def test_the_schema_is_json_schema() -> None:
+    result = CliRunner().invoke(main, ["config", "schema"])
+    assert result.exit_code == 0
+    assert json.loads(result.stdout)["properties"]["scaling"]

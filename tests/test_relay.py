@@ -1,0 +1,218 @@
+"""`off`: calls passed through as they are, inside the budget."""
+
+import asyncio
+import time
+
+import orjson
+import pytest
+
+from proxy.drawing import Query
+from proxy.errors import BudgetExceeded, UpstreamError
+from proxy.relay import Relay, relayable, sliceable
+from proxy.types import JSON, Tenant
+from proxy.upstream.usage import prompt_bound
+from tests.bench import QUESTION, Bench, bench
+from tests.fake_upstream import Drop, FakeUpstream, Fault, Malformed, Reply
+from tests.one_piece import OnePiece
+from tests.served import RATES
+
+pytestmark = pytest.mark.anyio
+
+LONG = "one two three four five six seven eight nine ten"
+
+
+def relay(made: Bench) -> Relay:
+    return Relay(made.meter, made.ledger, clock=time.monotonic)
+
+
+def payloads(events: list[bytes]) -> list[JSON]:
+    """The JSON of each event but `[DONE]`, which must be the last."""
+    data = [event.removeprefix(b"data: ").removesuffix(b"\n\n") for event in events]
+    assert all(event.startswith(b"data: ") and event.endswith(b"\n\n") and event.count(b"\n") == 2 for event in events)
+    assert data[-1] == b"[DONE]"
+    return [orjson.loads(item) for item in data[:-1]]
+
+
+async def stream(made: Bench, query: Query) -> list[bytes]:
+    return [event async for event in relay(made).stream(query)]
+
+
+def text(chunks: list[JSON]) -> str:
+    return "".join(choice["delta"].get("content") or "" for chunk in chunks for choice in chunk["choices"])
+
+
+async def test_a_plain_reply_is_passed_on_byte_for_byte_and_charged_exactly() -> None:
+    choice = b'{"index": 0, "message": {"content": "hm", "odd": [1]}, "finish_reason": "stop"}'
+    body = b'{ "id":"x", "choices": [%s], "usage": {"prompt_tokens": 9, "completion_tokens": 4}}' % choice
+    with OnePiece(body) as server:
+        async with bench(server.base_url) as made:
+            raw, found = await relay(made).complete(made.query("off"))
+            standing = await made.standing()
+            (request,) = await made.requests()
+    assert raw == body
+    assert standing.spent.nano == request.cost_nano == RATES.cost(9, 4)
+    assert (found.strategy, found.samples, request.status) == ("off", 1, 200)
+
+
+async def test_a_stream_is_passed_on_without_the_usage_that_nobody_asked_for() -> None:
+    with FakeUpstream(LONG) as upstream:
+        async with bench(upstream.base_url) as made:
+            chunks = payloads(await stream(made, made.query("off", stream=True)))
+            standing = await made.standing()
+    assert text(chunks) == LONG
+    assert all("usage" not in chunk and chunk["choices"] for chunk in chunks)
+    assert upstream.calls[0].body["stream_options"] == {"include_usage": True}
+    assert standing.spent.nano == upstream.meter.cost_nano(RATES)
+    assert standing.reserved.nano == 0
+
+
+@pytest.mark.parametrize("asked", [1, 3])
+async def test_several_choices_are_passed_on_and_all_are_charged(asked: int) -> None:
+    with FakeUpstream(["a", "b", "c"]) as upstream:
+        async with bench(upstream.base_url) as made:
+            raw, found = await relay(made).complete(made.query("off", n=asked))
+            standing = await made.standing()
+    assert [choice["message"]["content"] for choice in orjson.loads(raw)["choices"]] == ["a", "b", "c"][:asked]
+    assert (found.samples, upstream.calls[0].n) == (asked, asked)
+    assert standing.spent.nano == upstream.meter.cost_nano(RATES)
+
+
+@pytest.mark.parametrize("kind", ["plain", "stream"])
+@pytest.mark.parametrize("fault", [Fault(429, "Slow down.", retry_after=3), Fault(400, "No.", code="bad"), Drop()])
+async def test_an_error_is_not_tried_again_and_keeps_its_status(kind: str, fault: Fault | Drop) -> None:
+    with FakeUpstream(fault) as upstream:
+        async with bench(upstream.base_url) as made:
+            query = made.query("off", stream=kind == "stream")
+            with pytest.raises(UpstreamError) as caught:
+                await (stream(made, query) if kind == "stream" else relay(made).complete(query))
+            (request,) = await made.requests()
+            assert (await made.standing()).reserved.nano == 0
+    expected = fault.status if isinstance(fault, Fault) else 502
+    assert caught.value.status == request.status == expected
+    assert len(upstream.calls) == 1
+
+
+@pytest.mark.parametrize("step", [Drop(after_chunks=2), Fault(500, "It broke.", after_chunks=2)])
+async def test_a_stream_that_breaks_gives_what_came_and_then_the_error(step: Drop | Fault) -> None:
+    events: list[bytes] = []
+    with FakeUpstream(step) as upstream:
+        async with bench(upstream.base_url) as made:
+
+            async def read() -> None:
+                async for event in relay(made).stream(made.query("off", stream=True)):
+                    events.append(event)  # noqa: PERF401 - what came before the error is wanted
+
+            with pytest.raises(UpstreamError):
+                await read()
+            standing = await made.standing()
+            (request,) = await made.requests()
+    assert b"one" in b"".join(events)
+    assert request.status == 502
+    assert standing.reserved.nano == 0
+    assert standing.spent.nano >= upstream.meter.cost_nano(RATES)
+
+
+@pytest.mark.parametrize("kind", ["plain", "stream"])
+async def test_a_reply_that_is_no_json_is_an_error_of_the_provider(kind: str) -> None:
+    with FakeUpstream(Malformed("{oops")) as upstream:
+        async with bench(upstream.base_url) as made:
+            query = made.query("off", stream=kind == "stream")
+            with pytest.raises(UpstreamError) as caught:
+                await (stream(made, query) if kind == "stream" else relay(made).complete(query))
+    assert (caught.value.status, caught.value.code) == (502, "upstream_malformed")
+
+
+async def test_a_server_that_answers_a_stream_in_one_piece_is_passed_on_as_a_stream() -> None:
+    tool = {"id": "c1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+    message = {"role": "assistant", "content": "42", "tool_calls": [tool]}
+    choices = [{"index": 0, "message": message, "finish_reason": "stop"}]
+    usage = {"prompt_tokens": 9, "completion_tokens": 4}
+    body = {"object": "chat.completion", "choices": choices, "usage": usage}
+    with OnePiece(orjson.dumps(body, option=orjson.OPT_INDENT_2)) as server:
+        async with bench(server.base_url) as made:
+            (chunk,) = payloads(await stream(made, made.query("off", stream=True)))
+    assert chunk["object"] == "chat.completion.chunk"
+    assert chunk["choices"][0]["delta"] == {**message, "tool_calls": [{"index": 0, **tool}]}
+    assert chunk["choices"][0]["finish_reason"] == "stop"
+
+
+async def test_a_stream_is_cut_with_finish_reason_length_where_the_budget_ends() -> None:
+    prompt = prompt_bound({"messages": [{"role": "user", "content": QUESTION}]})
+    tenant = Tenant("acme", max_nano=RATES.cost(prompt, 0) + RATES.cost(0, 30))
+    endless = Reply(["word " * 500], per_token=0.002)
+    with FakeUpstream(endless) as upstream:
+        async with bench(upstream.base_url, tenants=(tenant,), slice_tokens=16) as made:
+            chunks = payloads(await stream(made, made.query("off", stream=True)))
+            standing = await made.standing()
+        await upstream.until(lambda: upstream.calls[0].cancelled)
+    assert [chunk["choices"][0]["finish_reason"] for chunk in chunks][-1] == "length"
+    assert text(chunks).startswith("word word")
+    assert tenant.max_nano is not None
+    assert RATES.cost(0, 10) < standing.spent.nano <= tenant.max_nano
+    assert standing.reserved.nano == 0
+
+
+async def test_what_the_budget_does_not_hold_is_refused_unsent() -> None:
+    with FakeUpstream() as upstream:
+        async with bench(upstream.base_url, tenants=(Tenant("acme", max_nano=10),)) as made:
+            with pytest.raises(BudgetExceeded):
+                await relay(made).complete(made.query("off", max_tokens=50))
+            (request,) = await made.requests()
+    assert (upstream.calls, request.status) == ([], 402)
+
+
+@pytest.mark.parametrize("kind", ["plain", "stream"])
+async def test_a_call_whose_client_leaves_is_stopped_settled_and_recorded(kind: str) -> None:
+    with FakeUpstream(Reply([LONG], latency=30)) as upstream:
+        async with bench(upstream.base_url) as made:
+            query = made.query("off", **({"stream": True} if kind == "stream" else {"max_tokens": 20}))
+            work = stream(made, query) if kind == "stream" else relay(made).complete(query)
+            task = asyncio.get_running_loop().create_task(work)
+            await upstream.until(lambda: upstream.in_flight == 1)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            standing = await made.standing()
+            (request,) = await made.requests()
+        await upstream.until(lambda: upstream.calls[0].cancelled)
+    assert (request.status, request.reason) == (499, "client_gone")
+    assert (standing.ok, standing.reserved.nano) == (True, 0)
+    assert standing.spent.nano == request.cost_nano >= upstream.meter.cost_nano(RATES)
+
+
+async def test_a_stream_that_its_reader_closes_is_stopped_settled_and_recorded() -> None:
+    with FakeUpstream(Reply([LONG], per_token=0.05)) as upstream:
+        async with bench(upstream.base_url) as made:
+            events = relay(made).stream(made.query("off", stream=True))
+            for _ in range(4):
+                await anext(events)
+            await events.aclose()
+            standing = await made.standing()
+            (request,) = await made.requests()
+        await upstream.until(lambda: upstream.calls[0].cancelled)
+    assert request.status == 499
+    assert standing.reserved.nano == 0
+    assert standing.spent.nano >= upstream.meter.cost_nano(RATES)
+
+
+async def test_the_model_goes_by_its_own_name_here() -> None:
+    with FakeUpstream() as upstream:
+        async with bench(upstream.base_url) as made:
+            made.deployment.model_name = "renamed"
+            raw, _ = await relay(made).complete(made.query("off"))
+            chunks = payloads(await stream(made, made.query("off", stream=True)))
+    assert orjson.loads(raw)["model"] == "renamed"
+    assert {chunk["model"] for chunk in chunks} == {"renamed"}
+    assert {call.body["model"] for call in upstream.calls} == {"small"}
+
+
+async def test_what_can_be_relayed_or_sliced_is_told_by_plan_and_deployment() -> None:
+    async with bench() as made, bench(streams=False) as silent, bench(max_output=9) as bounded:
+        assert relayable(made.query("off"))
+        assert not relayable(made.query())
+        assert sliceable(made.query("off"))
+        assert not sliceable(made.query("off", max_tokens=9))
+        assert not sliceable(made.query("off", n=2))
+        assert relayable(silent.query("off"))
+        assert not sliceable(silent.query("off"))
+        assert not sliceable(bounded.query("off"))
