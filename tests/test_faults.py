@@ -90,8 +90,9 @@ def test_a_live_stream_that_breaks_ends_in_an_error_event(stage: Stage) -> None:
     assert response.status_code == 200
     *_, last = events(response)
     assert json.loads(last)["error"]["message"] == "It broke."
+    request: dict[str, Any] = {"model": "small", "messages": ASK, "stream": True}
     with pytest.raises(openai.APIError, match="broke"):
-        list(stage.client("off").chat.completions.create(model="small", messages=ASK, stream=True))
+        list(stage.client("off").chat.completions.create(**request))
 
 
 def test_a_live_stream_that_fails_before_it_begins_has_the_providers_status(stage: Stage) -> None:
