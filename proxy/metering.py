@@ -285,6 +285,9 @@ class MeteredCall:
 
     async def _extended(self) -> bool:
         """Whether the reservation holds what may come next; asks for another slice when it is nearly used up."""
+        # at every chunk, so the cheap bound first: a token is a byte or more, unless deltas were seen to hide some
+        if max(self.assembled.size, self.assembled.deltas * self._deployment.tokens_per_delta) < self._output // 2:
+            return True
         used = sum(self._estimate(index) for index in range(self.assembled.started))
         most = None if self._bound is None else self._bound * self.granted
         if used + self._output // 4 < self._output or (most is not None and self._output >= most):

@@ -148,7 +148,7 @@ def test_the_size_of_a_choice_is_the_bytes_of_all_it_generated(text: str) -> Non
     assembler.feed(chunk({text: "dé"}))
     assembler.feed(chunk({"tool_calls": [{"index": 0, "function": {"name": "f", "arguments": "{}"}}]}))
     assert assembler.sizes() == [6]
-    assert assembler.deltas() == 2
+    assert assembler.deltas == 2
 
 
 JUNK = st.recursive(

@@ -26,12 +26,16 @@ class Assembler:
     """One call's choices as they grow.
 
     `head` holds the reply's own id, created, model, system_fingerprint and service_tier; `usage` what the provider
-    told, or None.
+    told, or None. `size` is bytes of text, `deltas` those with text (each a token or more), all choices together;
+    `finished` is how many choices have ended.
     """
 
     def __init__(self) -> None:
         self.head: JSON = {}
         self.usage: JSON | None = None
+        self.size = 0
+        self.deltas = 0
+        self.finished = 0
         self._partials: dict[int, _Partial] = {}
 
     def feed(self, payload: JSON) -> list[Choice]:
@@ -57,11 +61,6 @@ class Assembler:
         ]
 
     @property
-    def finished(self) -> int:
-        """How many choices have ended."""
-        return sum(partial.finished for partial in self._partials.values())
-
-    @property
     def started(self) -> int:
         """How many choices have begun."""
         return len(self._partials)
@@ -82,10 +81,6 @@ class Assembler:
         counted = max(self.tokens(index), -int(-partial.deltas * tokens_per_delta // 1))
         return counted if partial.size <= counted * _MOST_BYTES_A_TOKEN else -(-partial.size // _BYTES_A_TOKEN)
 
-    def deltas(self) -> int:
-        """Deltas with text, all choices together: each is a token or more."""
-        return sum(partial.deltas for partial in self._partials.values())
-
     def sizes(self) -> list[int]:
         """Bytes of text of each choice, in order of index."""
         return [partial.size for _, partial in sorted(self._partials.items())]
@@ -100,10 +95,13 @@ class Assembler:
         if isinstance(raw.get("message"), dict):
             partial.message = raw["message"]
             partial.size += _size(raw["message"])
+            self.size += partial.size
         elif isinstance(raw.get("delta"), dict):
             size = _size(raw["delta"])
             partial.size += size
             partial.deltas += size > 0
+            self.size += size
+            self.deltas += size > 0
             _merge(partial.message, raw["delta"])
         if isinstance(raw.get("logprobs"), dict):
             partial.logprobs = _merge(partial.logprobs or {}, raw["logprobs"])
@@ -112,6 +110,7 @@ class Assembler:
         if reason is None and not isinstance(raw.get("message"), dict):
             return None
         partial.finished = True
+        self.finished += 1
         return self._choice(index, partial, None if reason is None else str(reason))
 
     def _choice(self, index: int, partial: _Partial, reason: str | None) -> Choice:

@@ -57,8 +57,8 @@ def billed(assembled: Assembler, deployment: Deployment, choices: int, streamed:
     sizes = assembled.sizes()
     if choices > 1 and sizes and not counted:
         counted = _scaled(usage.completion, sizes, deployment.usage_per_choice)
-    if streamed and choices == 1 and assembled.deltas() and usage.completion >= assembled.deltas():
-        deployment.tokens_per_delta = usage.completion / assembled.deltas()
+    if streamed and choices == 1 and assembled.deltas and usage.completion >= assembled.deltas:
+        deployment.tokens_per_delta = usage.completion / assembled.deltas
     if counted <= usage.completion:
         return usage
     if choices > 1:
@@ -76,7 +76,7 @@ def _scaled(first: int, sizes: list[int], per_choice: bool) -> int:
 
 
 def _listed(assembled: Assembler) -> bool:
-    return assembled.deltas() == 0 and assembled.tokens(0) > 0
+    return assembled.deltas == 0 and assembled.tokens(0) > 0
 
 
 def _count(counts: object, name: str) -> int:
