@@ -241,6 +241,9 @@ class MeteredCall:
                     yield Chunk(b"", {}, self.assembled.cut())
                     return
             self._ended = True
+            if self.assembled.finished < self.assembled.started:
+                # the provider said that it was done, and forgot to say why
+                yield Chunk(b"", {}, self.assembled.cut("stop"))
         except UpstreamError as error:
             # a connection that breaks after the last word takes nothing from the answer
             if self.assembled.finished < self.granted:

@@ -1,7 +1,7 @@
 """`off`: one call passed through as it is, and still inside the budget. Streams are live."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import aclosing, asynccontextmanager
 
 import orjson
@@ -10,7 +10,7 @@ from proxy.drawing import Query
 from proxy.errors import BudgetExceeded, ClientGone, TallyError
 from proxy.ledger import Ledger
 from proxy.metering import Chunk, Errand, Meter, MeteredCall
-from proxy.types import JSON
+from proxy.types import JSON, Choice
 from proxy.upstream.deployment import Deployment
 from proxy.upstream.usage import output_bound
 from proxy.verdict import Verdict, failed_row, request_row, verdict
@@ -127,7 +127,7 @@ class _Last:
         """The events to send now."""
         payload = _as_chunk(chunk.payload)
         if not chunk.raw:
-            payload = _cut(call.assembled.head, [choice.index for choice in chunk.finished])
+            payload = _finish(call.assembled.head, chunk.finished)
         usage_only = not payload.get("choices") and "usage" in payload
         if usage_only and not self._plan.include_usage:
             return []
@@ -177,7 +177,9 @@ def _as_chunk(payload: JSON) -> JSON:
     return {**payload, "object": "chat.completion.chunk", "choices": choices}
 
 
-def _cut(head: JSON, indices: list[int]) -> JSON:
-    """The finish chunk of choices that the budget cut."""
-    choices = [{"index": index, "delta": {}, "finish_reason": "length"} for index in indices]
+def _finish(head: JSON, finished: Sequence[Choice]) -> JSON:
+    """The finish chunk of choices that the budget cut, or that their provider ended without a word."""
+    choices: list[JSON] = [
+        {"index": choice.index, "delta": {}, "finish_reason": choice.finish_reason} for choice in finished
+    ]
     return {**head, "object": "chat.completion.chunk", "choices": choices}

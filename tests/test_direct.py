@@ -35,6 +35,15 @@ async def chunks(lane: DirectLane, endpoint: Endpoint, timeout: float = 5.0) -> 
     return [chunk async for chunk in lane.stream(endpoint, STREAMED, timeout)]
 
 
+async def broken(lane: DirectLane, endpoint: Endpoint) -> tuple[list[bytes], UpstreamError]:
+    """What came of a stream that ends without `[DONE]`, and the error that it ends with."""
+    seen: list[bytes] = []
+    with pytest.raises(UpstreamError) as caught:
+        async for chunk in lane.stream(endpoint, STREAMED, 5.0):
+            seen.append(chunk)  # noqa: PERF401 - what came before the error counts
+    return seen, caught.value
+
+
 async def failure(lane: DirectLane, endpoint: Endpoint, *, stream: bool, timeout: float = 5.0) -> UpstreamError:
     with pytest.raises(UpstreamError) as caught:
         await (chunks(lane, endpoint, timeout) if stream else lane.complete(endpoint, BODY, timeout))
@@ -146,14 +155,15 @@ async def test_a_server_that_answers_a_streamed_call_in_one_piece_gives_that_pie
 
 async def test_an_error_event_in_a_stream_is_handed_on(lane: DirectLane) -> None:
     with FakeUpstream(Fault(500, "It broke.", after_chunks=1)) as upstream:
-        last = orjson.loads((await chunks(lane, at(upstream)))[-1])
-    assert last["error"]["message"] == "It broke."
+        seen, error = await broken(lane, at(upstream))
+    assert orjson.loads(seen[-1])["error"]["message"] == "It broke."
+    assert (error.status, error.sent) == (502, True)
 
 
 async def test_bytes_that_are_no_json_are_handed_on_as_they_are(lane: DirectLane) -> None:
     with FakeUpstream(Malformed("{oops")) as upstream:
         assert await lane.complete(at(upstream), BODY, 5) == b"{oops"
-        assert await chunks(lane, at(upstream)) == [b"{oops"]
+        assert (await broken(lane, at(upstream)))[0] == [b"{oops"]
 
 
 @pytest.mark.parametrize(

@@ -97,6 +97,13 @@ async def test_a_call_is_charged_what_the_provider_told() -> None:
     assert (purse.held, standing.reserved.nano, standing.ok) == (0, 0, True)
 
 
+async def test_a_choice_whose_provider_is_done_and_says_no_reason_is_finished() -> None:
+    async with bench(lane=Tape([word(), word(), usage(7, 2)])) as made:
+        purse = made.purse()
+        (choice,) = await read(made, purse)
+    assert (choice.content, choice.finish_reason, purse.spent) == ("wordword", "stop", RATES.cost(7, 2))
+
+
 async def test_a_streamed_call_holds_its_prompt_and_a_slice() -> None:
     tape = Tape([word(), finish()], stop=1)
     async with bench(lane=tape, slice_tokens=100) as made, asyncio.TaskGroup() as tasks:

@@ -52,13 +52,13 @@ class Assembler:
             raise UpstreamMalformed("the provider's reply does not have the shape of a chat completion") from error
         return [choice for choice in finished if choice is not None]
 
-    def cut(self) -> list[Choice]:
-        """What the unfinished choices hold so far, each ended as a cut one: finish_reason `length`."""
-        return [
-            self._choice(index, partial, "length")
-            for index, partial in sorted(self._partials.items())
-            if not partial.finished
-        ]
+    def cut(self, reason: str = "length") -> list[Choice]:
+        """Finish the unfinished choices with what they hold so far, and `reason` as their finish_reason."""
+        rest = [(index, partial) for index, partial in sorted(self._partials.items()) if not partial.finished]
+        for _, partial in rest:
+            partial.finished = True
+        self.finished += len(rest)
+        return [self._choice(index, partial, reason) for index, partial in rest]
 
     @property
     def started(self) -> int:

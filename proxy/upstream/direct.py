@@ -1,6 +1,8 @@
 """The lean lane: OpenAI-compatible servers over plain HTTP, with aiohttp and orjson."""
 
+import asyncio
 from collections.abc import AsyncGenerator, Mapping
+from contextlib import suppress
 from math import isfinite
 
 import aiohttp
@@ -14,6 +16,7 @@ from proxy.upstream.sse import DONE, EventParser
 PROVIDERS = frozenset({"openai", "hosted_vllm", "custom_openai"})
 OPENAI_BASE = "https://api.openai.com/v1"
 _CONNECT_S = 10.0
+_LINGER_S = 0.5
 _MESSAGE_CHARS = 2000
 
 
@@ -35,7 +38,10 @@ class DirectLane:
             raise _lost(error) from error
 
     async def stream(self, endpoint: Endpoint, body: JSON, timeout: float) -> AsyncGenerator[bytes, None]:
-        """One streamed call, chunk by chunk. A server that answers in one piece gives that one piece."""
+        """One streamed call, chunk by chunk. A server that answers in one piece gives that one piece.
+
+        A stream that just ends, without `[DONE]`, raises UpstreamUnreachable after its last chunk.
+        """
         try:
             async with self._post(endpoint, body, timeout) as response:
                 if response.status >= 400:
@@ -47,11 +53,14 @@ class DirectLane:
                 async for chunk in response.content.iter_any():
                     for event in parser.feed(chunk):
                         if event == DONE:
+                            await _read_out(response)
                             return
                         yield event
                 for event in parser.end():
-                    if event != DONE:
-                        yield event
+                    if event == DONE:
+                        return
+                    yield event
+                raise UpstreamUnreachable("the provider's stream ended too early", sent=True)
         except (TimeoutError, aiohttp.ClientError) as error:
             raise _lost(error) from error
 
@@ -119,6 +128,14 @@ def _retry_after(headers: Mapping[str, str]) -> float | None:
         if isfinite(seconds):
             return max(0.0, seconds)
     return None
+
+
+async def _read_out(response: aiohttp.ClientResponse) -> None:
+    # a connection that was read to its end can be used again
+    with suppress(TimeoutError):
+        async with asyncio.timeout(_LINGER_S):
+            while not response.content.at_eof():
+                await response.content.readany()
 
 
 def _lost(error: Exception) -> UpstreamError:
