@@ -13,10 +13,10 @@ import structlog
 
 from proxy.core.batch import Batch
 from proxy.drawing import Query
-from proxy.engine import GONE, Closed, Engine, Inbox, Joined, Left, Ticket
+from proxy.engine import Closed, Engine, Inbox, Joined, Left, Ticket
 from proxy.errors import Overloaded, TallyError
 from proxy.types import Strategy
-from proxy.verdict import Verdict
+from proxy.verdict import GONE, Verdict
 
 _Key = tuple[str, str, Strategy]
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 
 import stamina
 
-from proxy.answers import Answer, mean_logprob, read, truncated
+from proxy.answers import Answer, mean_logprob, read, truncated, visible_text
 from proxy.conditioning import conditioned
 from proxy.core.batch import Cancelled, Denied, Draw, Failure, Outcome, Sample
 from proxy.errors import TallyError, UpstreamError
@@ -59,6 +59,7 @@ class Query:
     drawn: dict[int, Drawn] = field(default_factory=dict)
     places: int = 0
     rounds: int = 0
+    cut: bool = False
     head: JSON = field(default_factory=dict)
     errors: list[TallyError] = field(default_factory=list)
 
@@ -111,6 +112,7 @@ class Wave:
         self._tell = tell
         self._untold = {draw.id: query.places + index for index, draw in enumerate(draws)}
         self._missing = set(self._untold)
+        self._last_error: UpstreamError | None = None
         self._round = draws[0].round
         self._prompt = Prompt(query, draws[0].given)
         query.places += len(draws)
@@ -150,7 +152,6 @@ class Wave:
             return
         missing = self._still(draws)
         if missing and got:
-            self._query.deployment.learn_max_n(got)
             self._spread(tasks, missing)
         elif missing:
             self._lose(missing, UpstreamError("the provider's reply has no choices", status=502))
@@ -185,7 +186,12 @@ class Wave:
         got = 0
         async for attempt in stamina.retry_context(on=self._wait, attempts=_ATTEMPTS, timeout=self._left()):
             with attempt:
-                got = await self._attempt(tasks, self._still(draws), bare=bare)
+                try:
+                    got = await self._attempt(tasks, self._still(draws), bare=bare)
+                except UpstreamError as error:
+                    # where no budget is left to try again, this is what went wrong
+                    self._last_error = error
+                    raise
         return got
 
     async def _attempt(self, tasks: asyncio.TaskGroup, draws: Sequence[int], *, bare: bool) -> int:
@@ -208,6 +214,7 @@ class Wave:
             for draw in draws[call.granted :]:
                 self._out(draw, Denied(draw))
             if not call.granted:
+                self._query.errors += [self._last_error] if self._last_error else []
                 return 0
             # a call outlives the deadline, which cancels it: what came by then is counted, and nothing is lost
             async with aclosing(call.choices(min(query.deployment.timeout, self._left() + _GRACE_S))) as choices:
@@ -217,6 +224,9 @@ class Wave:
                         self._arrived(tasks, draws[choice.index], call.row_id(choice.index), choice)
                         query.head = query.head or call.assembled.head
                         got += 1
+        query.cut |= call.was_cut
+        if got and call.whole:
+            query.deployment.came(got, of=call.granted)
         return got
 
     def _arrived(self, tasks: asyncio.TaskGroup, draw: int, row: str, choice: Choice) -> None:
@@ -275,7 +285,7 @@ class Prompt:
     def __init__(self, query: Query, given: Sequence[int]) -> None:
         self.bare = False
         self._query = query
-        attempts = [query.drawn[draw].choice.content for draw in given if draw in query.drawn]
+        attempts = [visible_text(query.drawn[draw].choice) for draw in given if draw in query.drawn]
         self._shown = conditioned(query.request, attempts)
         wanted = query.plan.strategy.name == "optscale" and query.deployment.gives_logprobs
         self._logprobs = wanted and "logprobs" not in query.request

@@ -10,12 +10,10 @@ from proxy.core.batch import Batch, Draw, Outcome, Sample
 from proxy.drawing import Drawer, Query, Wave
 from proxy.errors import ClientGone, TallyError
 from proxy.ledger import Ledger
-from proxy.verdict import Verdict, failed_row, request_row, verdict
+from proxy.verdict import DEADLINE, GONE, Verdict, failed_row, request_row, verdict
 
 PROSE = "prose"
 CONTENT_FILTER = "content filter"
-DEADLINE = "deadline"
-GONE = "client gone"
 
 
 @dataclass(slots=True, eq=False)

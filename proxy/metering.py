@@ -3,7 +3,6 @@
 Everything that costs money goes through here: draws, relayed calls, judges.
 """
 
-import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
@@ -25,6 +24,7 @@ UNKNOWN_OUTPUT = 16_384
 """Tokens reserved for a choice that comes in one piece when nobody says how long it can get."""
 
 _GRACE_S = 60.0
+_MARGIN = 8
 _FREE = Rates(0, 0)
 
 
@@ -33,8 +33,8 @@ class Purse:
     """What one request may cost and has cost, in nano-USD, and what was learned of its prompt.
 
     `held` is reserved by its calls now; `limit` None: the tenant's own budget is the only limit. `paid` is every token
-    of its calls, `drawn_tokens` the completions of its draws, `prompt_tokens` one draw's prompt as the provider told
-    it, and `prompt_bound` what that prompt was thought to have at most.
+    of its calls, `drawn_tokens` the completions of its draws that gave a sample, `prompt_tokens` one draw's prompt as
+    the provider told it (else `prompt_estimated`), and `prompt_bound` what that prompt was thought to have at most.
     """
 
     tenant: Tenant
@@ -46,6 +46,7 @@ class Purse:
     drawn_tokens: int = 0
     prompt_tokens: int = 0
     prompt_bound: int = 0
+    prompt_estimated: bool = False
     attempts: "count[int]" = field(default_factory=count)
 
     def pay(self, usage: Usage, nano: int, *, drawn: bool, bound: int) -> None:
@@ -61,12 +62,23 @@ class Purse:
         )
         if drawn:
             self.drawn_tokens += usage.completion
-            if usage.prompt and not (usage.estimated or self.prompt_tokens):
+            if usage.prompt and (not self.prompt_bound or (self.prompt_estimated and not usage.estimated)):
                 self.prompt_tokens, self.prompt_bound = usage.prompt, bound
+                self.prompt_estimated = usage.estimated
 
     def prompt(self, bound: int) -> int:
         """Tokens of a prompt that can have at most `bound`, by what the request's first prompt really had."""
         return -(-bound * self.prompt_tokens // self.prompt_bound) if self.prompt_bound else bound
+
+    def check_price(self, deployment: Deployment) -> None:
+        """Raise RequestInvalid where money is limited and nobody knows what the deployment costs."""
+        if deployment.rates is None and (self.tenant.max_nano is not None or self.limit is not None):
+            raise RequestInvalid(
+                f"The model {deployment.model_name!r} has no known price, and what may be spent is limited in money: "
+                "the operator must set input_cost_per_token and output_cost_per_token.",
+                code="model_unpriced",
+                param="model",
+            )
 
     def room(self, base: int, each: int, choices: int) -> int:
         """For how many of `choices` the request's own cost cap has room."""
@@ -109,16 +121,10 @@ class Meter:
     ) -> AsyncIterator["MeteredCall"]:
         """Reserve for up to `choices` choices (`granted` says for how many) and settle when the block ends.
 
-        `body` is the upstream's, without `n`; `deadline` is on the monotonic clock. Raises LedgerUnavailable.
+        `body` is the upstream's, without `n`; `deadline` is on the monotonic clock. Raises LedgerUnavailable, and
+        RequestInvalid where a limit in money meets an unknown price.
         """
-        rates = deployment.rates
-        if rates is None and purse.tenant.max_nano is not None:
-            raise RequestInvalid(
-                f"The model {deployment.model_name!r} has no known price, and your budget is in money: "
-                "the operator must set input_cost_per_token and output_cost_per_token.",
-                code="model_unpriced",
-                param="model",
-            )
+        purse.check_price(deployment)
         call = MeteredCall(
             ledger=self._ledger,
             clock=self._clock,
@@ -184,10 +190,6 @@ class MeteredCall:
             wish = Reservation(self.attempt, self._purse.account, base, each, wanted, lifetime)
             try:
                 self.granted = await self._ledger.reserve(wish)
-            except asyncio.CancelledError:
-                # the ledger may still grant it: settling after it, with no rows, releases it
-                self._ledger.settle(Settlement(self.attempt, self._purse.account, ()))
-                raise
             finally:
                 self._purse.held -= self._held.nano
                 self._held = Amount()
@@ -261,8 +263,19 @@ class MeteredCall:
         rows = self._rows(usage)
         self._purse.held -= self._held.nano
         nano = sum(row.cost_nano for row in rows)
-        self._purse.pay(usage, nano, drawn=self._errand.purpose == "draw", bound=self._prompt)
+        drawn = self._errand.purpose == "draw" and self.assembled.finished > 0
+        self._purse.pay(usage, nano, drawn=drawn, bound=self._prompt)
         self._ledger.settle(Settlement(self.attempt, self._purse.account, rows))
+
+    @property
+    def whole(self) -> bool:
+        """Whether the call came to its own end, neither cut nor broken."""
+        return self._ended
+
+    @property
+    def was_cut(self) -> bool:
+        """Whether the budget cut it short."""
+        return self._status == "cut"
 
     def row_id(self, index: int) -> str:
         """The ledger's id of the draw that choice `index` is."""
@@ -293,10 +306,12 @@ class MeteredCall:
             return True
         used = sum(self._estimate(index) for index in range(self.assembled.started))
         most = None if self._bound is None else self._bound * self.granted
-        if used + self._output // 4 < self._output or (most is not None and self._output >= most):
+        whole = most is not None and self._output >= most
+        # an estimate may be a little over what max_tokens allows; an upstream that ignores it goes far over
+        if used + self._output // 4 < self._output or (whole and used <= 2 * self._output + _MARGIN):
             return True
         tokens = self._slice * self.granted
-        if most is not None:
+        if most is not None and not whole:
             tokens = min(tokens, most - self._output)
         more = Amount(self._rates.cost(0, tokens), tokens)
         if not self._purse.room(more.nano, 0, 1):
@@ -328,7 +343,7 @@ class MeteredCall:
         if hidden or self._status == "lost":
             return Usage(self._prompt, self._output, estimated=True)
         counted = sum(self._estimate(index) for index in range(self.granted))
-        return Usage(min(self._purse.prompt(self._prompt), self._prompt), counted, estimated=True)
+        return Usage(min(self._purse.prompt(self._prompt), self._prompt), min(counted, self._output), estimated=True)
 
     def _rows(self, usage: Usage) -> tuple[DrawRow, ...]:
         """A row a choice: the prompt with the first, completions as counted, costs that sum to the call's exactly."""

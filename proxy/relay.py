@@ -2,20 +2,19 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
-from contextlib import aclosing, asynccontextmanager
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 
 import orjson
 
 from proxy.drawing import Query
-from proxy.errors import BudgetExceeded, ClientGone, TallyError
+from proxy.errors import BudgetExceeded, ClientGone, TallyError, UpstreamTimeout
 from proxy.ledger import Ledger
 from proxy.metering import Chunk, Errand, Meter, MeteredCall
 from proxy.types import JSON, Choice
+from proxy.upstream import sse
 from proxy.upstream.deployment import Deployment
 from proxy.upstream.usage import output_bound
 from proxy.verdict import Verdict, failed_row, request_row, verdict
-
-_DONE = b"data: [DONE]\n\n"
 
 
 def relayable(query: Query) -> bool:
@@ -59,8 +58,8 @@ class Relay:
         """The upstream's events as they come. Raises until the first one; after it an error is an event."""
         body = query.deployment.body(query.request)
         body["stream_options"] = {**(body.get("stream_options") or {}), "include_usage": True}
+        last = _Last(query)
         async with self._recorded(query), self._call(query, body) as call:
-            last = _Last(query)
             async with aclosing(call.payloads(self._left(query))) as chunks:
                 async for chunk in chunks:
                     for choice in chunk.finished:
@@ -70,9 +69,10 @@ class Relay:
             call.settle()
             query.head = call.assembled.head
             found = self._found(query)
-            for event in last.end(found):
-                yield event
-            yield _DONE
+        # from here on nothing that happens to the client changes what is recorded
+        for event in last.end(found):
+            yield event
+        yield sse.END
 
     def _found(self, query: Query) -> Verdict:
         found = verdict(query, None)
@@ -96,12 +96,17 @@ class Relay:
     @asynccontextmanager
     async def _call(self, query: Query, body: JSON) -> AsyncIterator[MeteredCall]:
         choices = query.request.get("n") or 1
-        async with (
-            query.deployment.slot(),
-            self._meter.call(
-                query.purse, query.deployment, body, Errand("draw"), choices=choices, deadline=query.deadline
-            ) as call,
-        ):
+        async with AsyncExitStack() as stack:
+            try:
+                async with asyncio.timeout(self._left(query)):
+                    await stack.enter_async_context(query.deployment.slot())
+            except TimeoutError:
+                raise UpstreamTimeout("the provider had no place for this call in time", sent=False) from None
+            call = await stack.enter_async_context(
+                self._meter.call(
+                    query.purse, query.deployment, body, Errand("draw"), choices=choices, deadline=query.deadline
+                )
+            )
             if call.granted < choices:
                 raise BudgetExceeded("The budget does not hold this request.")
             query.rounds = 1
@@ -122,6 +127,7 @@ class _Last:
         self._deployment = query.deployment
         self._renamed = _renamed(query.deployment)
         self._held: list[JSON] = []
+        self._head: JSON = {}
 
     def pass_on(self, chunk: Chunk, call: MeteredCall) -> list[bytes]:
         """The events to send now."""
@@ -131,27 +137,29 @@ class _Last:
         usage_only = not payload.get("choices") and "usage" in payload
         if usage_only and not self._plan.include_usage:
             return []
+        self._head = call.assembled.head
         changed = payload is not chunk.payload or self._renamed
         if "usage" in payload and not self._plan.include_usage:
             payload = {key: value for key, value in payload.items() if key != "usage"}
             changed = True
         if self._renamed:
             _rename(payload, self._deployment)
-        if self._plan.show_tally and (usage_only or chunk.finished):
+        if self._plan.show_tally and (chunk.finished or not payload.get("choices")):
             self._held.append(payload)
             return []
         held, self._held = self._held, []
-        return [*map(_event, held), _event(payload) if changed else b"data: " + chunk.raw + b"\n\n"]
+        return [*map(_event, held), _event(payload) if changed else sse.event(chunk.raw)]
 
     def end(self, found: Verdict) -> list[bytes]:
         """What was kept back, the last of it with the `tally` object."""
-        if self._held:
+        if self._plan.show_tally:
+            self._held = self._held or [_finish(self._head, [])]
             self._held[-1]["tally"] = found.tally()
         return [_event(payload) for payload in self._held]
 
 
 def _event(payload: JSON) -> bytes:
-    return b"data: " + orjson.dumps(payload) + b"\n\n"
+    return sse.event(orjson.dumps(payload))
 
 
 def _renamed(deployment: Deployment) -> bool:

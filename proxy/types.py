@@ -41,11 +41,6 @@ class Tenant:
     blocked: bool = False
     managed: bool = False
 
-    @property
-    def limited(self) -> bool:
-        """Whether any budget applies."""
-        return self.max_nano is not None or self.max_tokens is not None
-
 
 @dataclass(frozen=True, slots=True)
 class Account:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from proxy.answers import Candidate, winner
+from proxy.core.batch import BUDGET
 from proxy.core.vote import Votes, plurality
 from proxy.drawing import Drawn, Query
 from proxy.errors import BudgetExceeded, ClientGone, TallyError, UpstreamError, UpstreamTimeout
@@ -12,6 +13,9 @@ from proxy.ledger import Ballot, RequestRow
 from proxy.metering import Purse
 from proxy.money import usd
 from proxy.types import JSON, Choice, Plan
+
+DEADLINE = "deadline"
+GONE = "client gone"
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +48,7 @@ class Verdict:
     @property
     def usage(self) -> JSON:
         """OpenAI's usage: the prompt once, the completions of all samples."""
-        prompt = self.purse.prompt_tokens or self.purse.paid.prompt
+        prompt = self.purse.prompt_tokens
         return {
             "prompt_tokens": prompt,
             "completion_tokens": self.purse.drawn_tokens,
@@ -93,7 +97,7 @@ def verdict(query: Query, reason: str | None) -> Verdict:
         votes=tuple((texts[label], count) for label, count in votes.counts),
         confidence=votes.confidence if scaled else None,
         first_answer=samples[0].answer.text if samples[0].answer else None,
-        reason=reason or query.plan.reason,
+        reason=reason or (BUDGET if query.cut else query.plan.reason),
         purse=query.purse,
         head=query.head,
         ballots=tuple(
@@ -105,15 +109,15 @@ def verdict(query: Query, reason: str | None) -> Verdict:
 
 def failure(errors: Sequence[TallyError], reason: str | None) -> TallyError:
     """Why no sample came: the most frequent error by status, ties to the lowest; the budget where there is none."""
-    if reason == "client gone":
+    if reason == GONE:
         return ClientGone()
     if errors:
         counts = Counter(error.status for error in errors)
         status = min(counts, key=lambda status: (-counts[status], status))
         return next(error for error in errors if error.status == status)
-    if reason == "deadline":
+    if reason == DEADLINE:
         return UpstreamTimeout("no sample was finished before the deadline")
-    if reason == "budget":
+    if reason == BUDGET:
         return BudgetExceeded("The budget does not hold one more sample.")
     return UpstreamError("no sample could be drawn", status=502)
 

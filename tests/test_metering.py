@@ -77,6 +77,10 @@ async def read(made: Bench, purse: Purse, *, choices: int = 1, body: JSON = BODY
         return [choice async for choice in call.choices(5.0)]
 
 
+async def read_all(call: MeteredCall) -> list[Choice]:
+    return [choice async for choice in call.choices(5.0)]
+
+
 def opened(made: Bench, purse: Purse, choices: int = 1, body: JSON = BODY) -> AbstractAsyncContextManager[MeteredCall]:
     return made.meter.call(
         purse, made.deployment, body, Errand("draw"), choices=choices, deadline=time.monotonic() + 10
@@ -145,6 +149,37 @@ async def test_a_reservation_grows_before_it_is_used_up_and_never_beyond_what_ma
         spent = (await made.standing()).spent.nano
     assert max(seen) == RATES.cost(PROMPT, 0) + RATES.cost(0, 130)
     assert spent == RATES.cost(7, 130)
+
+
+async def test_an_upstream_that_ignores_max_tokens_is_cut_where_the_budget_ends() -> None:
+    budget = RATES.cost(PROMPT, 0) + RATES.cost(0, 100)
+    tape = Tape([word()] * 1000)
+    async with bench(lane=tape, slice_tokens=50, tenants=(Tenant("acme", max_nano=budget),)) as made:
+        (choice,) = await read(made, made.purse(), body={**BODY, "max_tokens": 1})
+        standing = await made.standing()
+    assert choice.finish_reason == "length"
+    assert standing.spent.nano <= budget
+
+
+@pytest.mark.parametrize(("limit", "tenant"), [(10**9, None), (None, 10**9)])
+async def test_a_limit_in_money_is_no_limit_where_the_price_is_unknown(limit: int | None, tenant: int | None) -> None:
+    paying = Tenant("acme", max_nano=tenant)
+    async with bench(lane=Tape([word(), finish()]), rates=None, tenants=(paying,)) as made:
+        with pytest.raises(RequestInvalid, match="no known price"):
+            await read(made, made.purse(limit, paying))
+
+
+async def test_a_lost_call_is_paid_and_is_no_part_of_the_usage_that_the_client_sees() -> None:
+    async with bench(lane=Tape([word(), finish(), usage(7, 1)])) as made:
+        purse = made.purse()
+        with suppress(UpstreamError):
+            async with opened(made, purse) as call:
+                made.deployment.lane = Tape([b"{oops"])
+                await read_all(call)
+        made.deployment.lane = Tape([word(), finish(), usage(7, 1)])
+        await read(made, purse)
+    assert purse.paid.completion > 1024
+    assert (purse.prompt_tokens, purse.drawn_tokens) == (7, 1)
 
 
 async def test_a_call_is_cut_where_the_budget_ends_and_its_reservation_is_not_passed() -> None:

@@ -2,6 +2,10 @@
 
 import asyncio
 import time
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from dataclasses import replace
+from typing import Any
 
 import orjson
 import pytest
@@ -35,6 +39,23 @@ def payloads(events: list[bytes]) -> list[JSON]:
 
 async def stream(made: Bench, query: Query) -> list[bytes]:
     return [event async for event in relay(made).stream(query)]
+
+
+class Played:
+    """A lane that plays chunks."""
+
+    def __init__(self, chunks: list[bytes]) -> None:
+        self._chunks = chunks
+
+    async def complete(self, *_: Any, **__: Any) -> bytes:
+        return self._chunks[0]
+
+    async def stream(self, *_: Any, **__: Any) -> AsyncGenerator[bytes, None]:
+        for chunk in self._chunks:
+            yield chunk
+
+    async def close(self) -> None:
+        pass
 
 
 def text(chunks: list[JSON]) -> str:
@@ -193,6 +214,47 @@ async def test_a_stream_that_its_reader_closes_is_stopped_settled_and_recorded()
     assert request.status == 499
     assert standing.reserved.nano == 0
     assert standing.spent.nano >= upstream.meter.cost_nano(RATES)
+
+
+async def test_a_call_that_finds_no_place_in_time_is_not_sent_and_costs_nothing() -> None:
+    with FakeUpstream(Reply((LONG,), latency=5.0)) as upstream:
+        async with bench(upstream.base_url, limit=1) as made, asyncio.TaskGroup() as tasks:
+            first = tasks.create_task(relay(made).complete(made.query("off")))
+            await upstream.until(lambda: upstream.in_flight == 1)
+            with pytest.raises(UpstreamError) as caught:
+                await relay(made).complete(made.query("off", deadline_s=0.05))
+            first.cancel()
+        assert len(upstream.calls) == 1
+    assert (caught.value.status, caught.value.sent) == (504, False)
+
+
+async def test_the_tally_object_comes_in_the_last_chunk_whatever_comes_after_the_usage() -> None:
+    odd = b'{"choices": [], "x_provider": {"id": "1"}}'
+    chunks = [
+        b'{"id": "a", "choices": [{"index": 0, "delta": {"content": "42"}}]}',
+        b'{"id": "a", "choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]}',
+        b'{"id": "a", "choices": [], "usage": {"prompt_tokens": 9, "completion_tokens": 1}}',
+        odd,
+    ]
+    async with bench(lane=Played(chunks)) as made:
+        query = made.query("off", stream=True)
+        query.plan = replace(query.plan, stream=True, show_tally=True)
+        told = payloads(await stream(made, query))
+    assert told[-1]["tally"]["answer"] == "42"
+    assert [chunk for chunk in told if "x_provider" in chunk] == [told[-1]]
+
+
+async def test_a_client_that_goes_after_the_verdict_changes_nothing_that_is_recorded() -> None:
+    with FakeUpstream(LONG) as upstream:
+        async with bench(upstream.base_url) as made:
+            query = made.query("off", stream=True)
+            query.plan = replace(query.plan, stream=True, show_tally=True)
+            async with aclosing(relay(made).stream(query)) as events:
+                async for event in events:
+                    if b'"tally"' in event:
+                        break
+            (request,) = await made.requests()
+    assert (request.status, request.samples) == (200, 1)
 
 
 async def test_the_model_goes_by_its_own_name_here() -> None:

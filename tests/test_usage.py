@@ -80,7 +80,7 @@ def test_every_part_of_a_message_counts_for_the_bound_of_the_prompt() -> None:
         ({"max_tokens": 7}, None, 7),
         ({"max_tokens": 7}, 50, 7),
         ({"max_completion_tokens": 90}, 50, 50),
-        ({"max_tokens": 30, "max_completion_tokens": 20}, None, 20),
+        ({"max_tokens": 30, "max_completion_tokens": 20}, None, 30),
     ],
 )
 def test_a_choice_is_bound_by_the_least_of_what_is_asked_and_what_the_model_can(
@@ -157,9 +157,27 @@ def test_a_plain_reply_with_log_probabilities_is_counted_exactly() -> None:
     assert found == Usage(9, 10, estimated=True)
 
 
+def test_hidden_tokens_say_nothing_of_what_a_delta_holds() -> None:
+    seen = deployment()
+    billed(streamed(usage(9, 3000), 1), seen, 1, streamed=True)
+    assert seen.tokens_per_delta == 1
+
+
+@pytest.mark.parametrize("field", ["functions", "documents", "anything_else"])
+def test_whatever_may_come_into_the_prompt_counts_for_its_bound(field: str) -> None:
+    body = {"messages": [{"role": "user", "content": "x"}], field: ["word " * 1000]}
+    assert prompt_bound(body) > 5000
+
+
+def test_a_file_counts_for_a_part_of_its_bytes() -> None:
+    part = {"type": "file", "file": {"file_data": "A" * 800_000}}
+    assert 100_000 < prompt_bound({"messages": [{"role": "user", "content": [part]}]}) < 101_000
+
+
 @given(st.integers(1, 50), st.integers(1, 40))
 def test_what_a_delta_holds_is_learned_from_streams_of_one_choice(deltas: int, extra: int) -> None:
     seen = deployment()
+    extra = min(extra, 3 * deltas)  # no more than the text explains
     billed(streamed(usage(9, deltas + extra), deltas), seen, 1, streamed=True)
     again = streamed(None, deltas)
     assert again.estimate(0, seen.tokens_per_delta) >= deltas + extra

@@ -5,7 +5,7 @@ Pure functions over values. A label is a tuple whose first item names its space 
 """
 
 from proxy.answers.canonical import canonical
-from proxy.answers.messages import mean_logprob, truncated
+from proxy.answers.messages import mean_logprob, truncated, visible_text
 from proxy.answers.read import REFUSAL, Answer, read
 from proxy.answers.votable import declared, votable
 from proxy.answers.winner import Candidate, winner
@@ -19,6 +19,7 @@ __all__ = [
     "mean_logprob",
     "read",
     "truncated",
+    "visible_text",
     "votable",
     "winner",
 ]

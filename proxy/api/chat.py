@@ -89,22 +89,17 @@ class ChatEndpoint:
         wanted = wish(checked, request.headers.get("x-tally-strategy"), request.path_params.get("strategy"))
         deployment = services.catalogue.find(checked.model)
         plan = services.planner.plan(body, wanted, caller.tenant)
-        if deployment.rates is None and caller.tenant.max_nano is not None:
-            raise RequestInvalid(
-                f"The model {checked.model!r} has no known price, and your budget is in money: the operator must set "
-                "input_cost_per_token and output_cost_per_token.",
-                code="model_unpriced",
-                param="model",
-            )
         if plan.stream and not deployment.streams and (body.get("n") or 1) > 1:
             raise RequestInvalid("stream: this model does not stream several choices.", param="n", code="invalid_value")
         account = Account(caller.tenant.name, caller.key, identity)
+        purse = Purse(caller.tenant, account, plan.max_request_nano)
+        purse.check_price(deployment)
         return Query(
             id=services.number(),
             plan=plan,
             request=body,
             deployment=deployment,
-            purse=Purse(caller.tenant, account, plan.max_request_nano),
+            purse=purse,
             started=started,
             # what is passed through has the time that its provider takes
             deadline=started + (deployment.timeout if plan.strategy.name == "off" else plan.strategy.deadline_s),
@@ -118,11 +113,10 @@ class _Work:
         self._query = query
         self._identity = identity
         self._headers = headers
-        self._found: Verdict | None = None
 
     async def scaled(self) -> Reply:
         query = self._query
-        found = self._found = await self._services.batcher.submit(query)
+        found = await self._services.batcher.submit(query)
         head = self._head(found)
         if query.plan.stream:
             events = _each(render.chunks(found, query.plan, query.request, head))
@@ -139,7 +133,6 @@ class _Work:
             if not sliceable(self._query):
                 raise
             return await self.scaled()
-        self._found = found
         return Reply({**self._headers, **render.tally_headers(found)}, raw)
 
     def ended(self, status: int) -> None:

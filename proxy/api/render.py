@@ -6,9 +6,9 @@ import orjson
 
 from proxy.money import usd
 from proxy.types import JSON, Plan
+from proxy.upstream import sse
 from proxy.verdict import Verdict
 
-DONE = b"data: [DONE]\n\n"
 PING = b": ping\n\n"
 
 
@@ -69,12 +69,12 @@ def chunks(found: Verdict, plan: Plan, request: JSON, head: JSON) -> Iterator[by
     if plan.show_tally:
         payloads[-1]["tally"] = found.tally()
     yield from map(event, payloads)
-    yield DONE
+    yield sse.END
 
 
 def event(payload: JSON) -> bytes:
     """One server-sent event."""
-    return b"data: " + orjson.dumps(payload) + b"\n\n"
+    return sse.event(orjson.dumps(payload))
 
 
 def tally_headers(found: Verdict) -> Mapping[str, str]:
@@ -86,6 +86,8 @@ def tally_headers(found: Verdict) -> Mapping[str, str]:
     }
     if found.confidence is not None:
         headers["x-tally-confidence"] = f"{found.confidence:.4f}"
+    if found.reason is not None:
+        headers["x-tally-reason"] = found.reason
     return headers
 
 

@@ -9,12 +9,13 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from proxy.api.render import PING, event
-from proxy.api.wire import envelope, error_response, scrubbed
+from proxy.api.wire import envelope, error_response, scrubbed, shown_status
 from proxy.errors import TallyError
 
 HOLD_S = 10.0
 """How long the headers of a stream are held back, so that an early failure keeps its status; then between pings."""
 
+_GONE = 499
 _STREAM_HEADERS = {"content-type": "text/event-stream; charset=utf-8", "cache-control": "no-cache"}
 
 
@@ -52,7 +53,7 @@ class Served(Response):
         self._hold_s = hold_s
         self._ended = ended
         self._opened = False
-        self._status = 499
+        self._status = 500
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve the reply until it is sent or the client is gone."""
@@ -61,6 +62,8 @@ class Served(Response):
                 served = tasks.create_task(self._serve(scope, receive, send))
                 gone = tasks.create_task(_disconnected(receive))
                 await asyncio.wait({served, gone}, return_when=asyncio.FIRST_COMPLETED)
+                if not served.done():
+                    self._status = _GONE
                 served.cancel()
                 gone.cancel()
         finally:
@@ -75,9 +78,10 @@ class Served(Response):
             else:
                 await self._stream(reply.events, reply.headers, send)
         except TallyError as error:
-            self._status = scrubbed(error).status
+            shown = scrubbed(error)
+            self._status = shown_status(shown, self._budget_status)
             if self._opened:
-                await _body(send, event(envelope(scrubbed(error))), more=False)
+                await _body(send, event(envelope(shown)), more=False)
             else:
                 await error_response(error, self._early, self._budget_status)(scope, receive, send)
 

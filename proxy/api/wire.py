@@ -2,13 +2,13 @@
 
 from collections.abc import Iterable, Mapping
 from decimal import Decimal
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import orjson
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, ValidationError
 from starlette.responses import Response
 
-from proxy.errors import RequestInvalid, TallyError, UpstreamError
+from proxy.errors import BudgetExceeded, RequestInvalid, TallyError, UpstreamError
 from proxy.plan import Wish
 from proxy.types import JSON, STRATEGIES, AnswerKind, AnswerSpec, StrategyName, Votable
 
@@ -17,7 +17,6 @@ _MOST_USD = 1_000_000
 _MOST_TOKENS = 2**31 - 1
 _DEEPEST = 128
 
-_Strategy = Literal["off", "self_consistency", "dynscaling", "optscale"]
 _Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 _Tokens = Annotated[StrictInt, Field(ge=1, le=_MOST_TOKENS)]
 
@@ -36,7 +35,7 @@ class TallyWish(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    strategy: _Strategy | None = None
+    strategy: StrategyName | None = None
     samples: Annotated[StrictInt, Field(ge=1, le=_MOST_SAMPLES)] | None = None
     max_samples: Annotated[StrictInt, Field(ge=1, le=_MOST_SAMPLES)] | None = None
     max_cost_usd: Annotated[Decimal, Field(gt=0, le=_MOST_USD, allow_inf_nan=False)] | None = None
@@ -142,13 +141,18 @@ def wish(request: ChatRequest, header: str | None, path: str | None) -> Wish:
 def error_response(error: TallyError, headers: Mapping[str, str], budget_status: int = 402) -> Response:
     """`error` in OpenAI's envelope, a provider's scrubbed; `budget_status` stands for 402."""
     shown = scrubbed(error)
-    status = budget_status if shown.type == "budget_exceeded" else shown.status
+    status = shown_status(shown, budget_status)
     extra = dict(headers)
     if shown.retry_after is not None:
         extra["retry-after"] = str(-(-shown.retry_after // 1)).removesuffix(".0")
     if shown.should_retry is not None:
         extra["x-should-retry"] = str(shown.should_retry).lower()
     return Response(orjson.dumps(envelope(shown)), status, extra, "application/json")
+
+
+def shown_status(error: TallyError, budget_status: int) -> int:
+    """The status that a client sees; `budget_status` stands for 402."""
+    return budget_status if isinstance(error, BudgetExceeded) else error.status
 
 
 def scrubbed(error: TallyError) -> TallyError:

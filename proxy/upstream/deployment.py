@@ -12,15 +12,17 @@ from proxy.upstream import Endpoint, Lane
 MAX_CALLS = 256
 """Calls at once to a deployment unless its `max_parallel_requests` says otherwise."""
 
+_TRY_AGAIN = 1000
+
 
 @dataclass(slots=True, eq=False)
 class Deployment:
     """One entry of `model_list`.
 
     `rates` None: the price is unknown. `max_output` None: the model's own maximum is unknown, in tokens a choice.
-    `max_n` is the largest `n` the deployment has been seen, or told, to take (None: not known yet);
+    `max_n` is the largest `n` the deployment has been seen, or told (`told_max_n`), to take (None: not known yet);
     `usage_per_choice`: its usage counts the first choice only; `tokens_per_delta` is what a streamed delta held;
-    `gives_logprobs` turns false where it refuses them.
+    `gives_logprobs` turns false where it refuses them. `calls` are going on now, `begun` is how many ever did.
     """
 
     model_name: str
@@ -38,6 +40,9 @@ class Deployment:
     tokens_per_delta: float = 1.0
     gives_logprobs: bool = True
     calls: int = 0
+    begun: int = 0
+    told_max_n: bool = False
+    _full: int = 0
     _slots: asyncio.Semaphore | None = None
 
     @asynccontextmanager
@@ -47,6 +52,7 @@ class Deployment:
             self._slots = asyncio.Semaphore(self.limit)
         async with self._slots:
             self.calls += 1
+            self.begun += 1
             try:
                 yield
             finally:
@@ -61,3 +67,13 @@ class Deployment:
     def learn_max_n(self, n: int) -> None:
         """Remember that no more than `n` choices come from one call."""
         self.max_n = n if self.max_n is None else min(self.max_n, n)
+        self._full = 0
+
+    def came(self, choices: int, *, of: int) -> None:
+        """A call asked for `of` choices and got `choices`. After many full ones a larger one is tried again."""
+        if choices < of:
+            self.learn_max_n(choices)
+        elif self.max_n is not None and of >= self.max_n and not self.told_max_n:
+            self._full += 1
+            if self._full >= _TRY_AGAIN:
+                self.max_n, self._full = None, 0

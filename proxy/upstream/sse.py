@@ -1,6 +1,12 @@
 """Server-sent events as chat servers write them: bytes in, the data of each whole event out. Does no IO."""
 
 DONE = b"[DONE]"
+END = b"data: [DONE]\n\n"
+
+
+def event(data: bytes) -> bytes:
+    """One event with `data`, a line of JSON."""
+    return b"data: " + data + b"\n\n"
 
 
 class EventParser:

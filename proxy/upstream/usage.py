@@ -7,9 +7,15 @@ from proxy.types import JSON, Usage
 from proxy.upstream.assemble import Assembler
 from proxy.upstream.deployment import Deployment
 
+_SETTINGS = frozenset(
+    "model stream stream_options max_tokens max_completion_tokens n seed stop temperature top_p top_k min_p "  # noqa: SIM905
+    "frequency_penalty presence_penalty logprobs top_logprobs logit_bias user metadata store service_tier "
+    "safety_identifier prompt_cache_key parallel_tool_calls tool_choice reasoning_effort verbosity modalities".split()
+)
 _PER_MESSAGE = 16
 _TEMPLATE = 64
-_PER_PART = 2048
+_PER_IMAGE = 8192
+_BYTES_A_TOKEN_OF_A_FILE = 8
 _SUSPICIOUS_BYTES_PER_TOKEN = 7
 _MIN_SUSPICIOUS_BYTES = 64
 
@@ -17,20 +23,24 @@ _MIN_SUSPICIOUS_BYTES = 64
 def prompt_bound(body: JSON) -> int:
     """At most how many tokens the prompt of `body` can have: a token is a byte or more of text.
 
-    Messages and the chat template add a few; a part that is not text (an image) counts as 2,048.
+    Whatever the body holds may come into the prompt, but for settings that are known not to. Messages and the chat
+    template add a few; an image counts as 8,192, a file or a recording as an eighth of its bytes: these two are no
+    bounds, but what is usual.
     """
-    messages = body.get("messages") or ()
-    total = _TEMPLATE + _PER_MESSAGE * len(messages)
-    total += sum(_text_bytes(message) for message in messages)
-    return total + _text_bytes(body.get("tools")) + _text_bytes(body.get("response_format"))
+    prompt = [value for name, value in body.items() if name not in _SETTINGS]
+    return _TEMPLATE + _PER_MESSAGE * len(body.get("messages") or ()) + _text_bytes(prompt)
 
 
 def output_bound(body: JSON, deployment: Deployment) -> int | None:
-    """The most tokens one choice can have: what the request allows, else the model's own maximum, else None."""
+    """The most tokens one choice can have: what the request allows, else the model's own maximum, else None.
+
+    Servers obey one of the request's two limits, so the larger one counts.
+    """
     asked = [body[key] for key in ("max_completion_tokens", "max_tokens") if isinstance(body.get(key), int)]
+    limits = [max(asked)] if asked else []
     if deployment.max_output is not None:
-        asked.append(deployment.max_output)
-    return min(asked) if asked else None
+        limits.append(deployment.max_output)
+    return min(limits) if limits else None
 
 
 def told(usage: JSON) -> Usage:
@@ -57,7 +67,8 @@ def billed(assembled: Assembler, deployment: Deployment, choices: int, streamed:
     sizes = assembled.sizes()
     if choices > 1 and sizes and not counted:
         counted = _scaled(usage.completion, sizes, deployment.usage_per_choice)
-    if streamed and choices == 1 and assembled.deltas and usage.completion >= assembled.deltas:
+    # tokens that the text cannot explain are hidden reasoning, and say nothing of deltas
+    if streamed and choices == 1 and 0 < assembled.deltas <= usage.completion <= assembled.size:
         deployment.tokens_per_delta = usage.completion / assembled.deltas
     if counted <= usage.completion:
         return usage
@@ -89,8 +100,11 @@ def _text_bytes(value: Any) -> int:  # noqa: ANN401 - any JSON value
         return len(value.encode(errors="replace"))
     if isinstance(value, dict):
         kind = value.get("type")
-        if isinstance(kind, str) and kind in {"image_url", "input_audio", "file", "input_image"}:
-            return _PER_PART
+        if kind in ("image_url", "input_image"):
+            return _PER_IMAGE
+        if kind in ("input_audio", "file", "input_file"):
+            rest = {key: item for key, item in value.items() if key != "type"}
+            return -(-_text_bytes(rest) // _BYTES_A_TOKEN_OF_A_FILE)
         return sum(_text_bytes(key) + _text_bytes(item) for key, item in value.items())
     if isinstance(value, list):
         return sum(_text_bytes(item) for item in value)
