@@ -5,7 +5,7 @@ import os
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from functools import cache, partial
 from itertools import count
 from typing import TYPE_CHECKING
@@ -30,6 +30,7 @@ from proxy.engine import Engine
 from proxy.errors import NotFound, RequestInvalid, TallyError
 from proxy.ledger.books import Books
 from proxy.ledger.sqlite import SqliteLedger
+from proxy.ledger.store import wall_clock
 from proxy.metering import Meter
 from proxy.plan import Planner
 from proxy.relay import Relay
@@ -47,29 +48,36 @@ if TYPE_CHECKING:
     import numpy as np
 
 
-def wall_clock() -> float:
-    """Seconds since 1970: what the ledger goes by, and nothing else."""
-    return time.time_ns() / 1e9
+_READY_S = 1.0
 
 
 class Tally:
     """One server: its ledger is open from construction on, everything else while its application runs.
 
-    Raises ConfigError when the ledger cannot be opened.
+    `direct` is the lane to OpenAI-compatible servers. Raises ConfigError when the ledger cannot be opened.
     """
 
-    def __init__(self, config: Config, *, environ: Mapping[str, str] = os.environ, seed: int | None = None) -> None:
+    def __init__(
+        self,
+        config: Config,
+        *,
+        environ: Mapping[str, str] = os.environ,
+        seed: int | None = None,
+        direct: Lane | None = None,
+    ) -> None:
         self.config = config
         self._seed = seed
-        self._lanes: list[Lane] = []
+        self._closing = AsyncExitStack()
+        self._ready_until = 0.0
         self._metrics = Metrics()
         self._open_to_all = False
         url = config.general_settings.database_url
         self._ledger = SqliteLedger.open(url, clock=wall_clock, prepare=self._adopt)
-        direct = DirectLane()
-        self._lanes.append(direct)
+        # the last to close is the ledger, whatever becomes of the lanes: they may settle until then
+        self._closing.push_async_callback(self._ledger.close)
+        lane = self._kept(direct or DirectLane())
         self._catalogue = Catalogue(
-            config, direct=direct, litellm=cache(self._litellm), prices=cache(PriceMap), environ=environ
+            config, direct=lane, litellm=cache(self._litellm), prices=cache(PriceMap), environ=environ
         )
 
     @property
@@ -97,17 +105,12 @@ class Tally:
             window_s=scaling.batch_window_ms / 1000,
             max_queries=scaling.batch_max_queries,
         )
-        try:
-            async with batcher:
-                self._route(app, meter, batcher)
-                # what stands after start-up is not garbage: collecting it again and again costs tail latency
-                gc.collect()
-                gc.freeze()
-                yield
-        finally:
-            for lane in self._lanes:
-                await lane.close()
-            await self._ledger.close()
+        async with self._closing, batcher:
+            self._route(app, meter, batcher)
+            # what stands after start-up is not garbage: collecting it again and again costs tail latency
+            gc.collect()
+            gc.freeze()
+            yield
 
     def _route(self, app: FastAPI, meter: Meter, batcher: Batcher) -> None:
         settings = self.config.general_settings
@@ -152,8 +155,10 @@ class Tally:
     def _litellm(self) -> Lane:
         from proxy.upstream.litellm import LiteLLMLane
 
-        lane = LiteLLMLane()
-        self._lanes.append(lane)
+        return self._kept(LiteLLMLane())
+
+    def _kept(self, lane: Lane) -> Lane:
+        self._closing.push_async_callback(lane.close)
         return lane
 
     def _generators(self) -> "Callable[[], np.random.Generator]":
@@ -173,7 +178,11 @@ class Tally:
         return lambda plan: scorer if plan.strategy.name == "optscale" else None
 
     async def _probe(self) -> None:
-        await self._ledger.run(lambda books: books.now())
+        now = time.monotonic()
+        # it is asked without a key, and a write costs an fsync
+        if now >= self._ready_until:
+            await self._ledger.run(lambda books: books.probe())
+            self._ready_until = now + _READY_S
 
 
 def _identity() -> str:

@@ -145,7 +145,7 @@ class Wave:
                 self._lose(missing, error)
             elif self._prompt.bare and not bare:
                 self._spread(tasks, missing)
-            elif len(missing) > 1 or self._prompt.extras:
+            elif len(missing) > 1 or self._prompt.extras or self._prompt.untried_stream:
                 await self._refused(tasks, missing)
             else:
                 self._lose(missing, error)
@@ -158,14 +158,14 @@ class Wave:
 
     async def _refused(self, tasks: asyncio.TaskGroup, draws: Sequence[int]) -> None:
         """The request itself is refused, or what tally put into it, or `n`. One bare draw tells the first apart."""
-        extras = self._prompt.extras
+        suspect = self._prompt.extras or self._prompt.untried_stream
         try:
             got = await self._attempts(tasks, draws[:1], bare=True)
         except TallyError as error:
             self._lose(self._still(draws), error)
             return
         rest = self._still(draws)
-        if got and extras and (not rest or await self._refuses(tasks, rest[:1])):
+        if got and suspect and (not rest or await self._refuses(tasks, rest[:1])):
             self._prompt.strip()
         elif got and rest:
             self._query.deployment.learn_max_n(-(-len(draws) // 2))
@@ -289,33 +289,44 @@ class Prompt:
         self._shown = conditioned(query.request, attempts)
         wanted = query.plan.strategy.name == "optscale" and query.deployment.gives_logprobs
         self._logprobs = wanted and "logprobs" not in query.request
-        self._plain = self._build(query.request)
-        self._full = self._build(self._shown or query.request) | ({"logprobs": True} if self._logprobs else {})
+        self._plain = self._body(query.request)
+        self._full = self._body(self._shown or query.request) | ({"logprobs": True} if self._logprobs else {})
 
     @property
     def extras(self) -> bool:
         """Whether there is anything in it that tally itself put in."""
         return not self.bare and (self._shown is not None or self._logprobs)
 
+    @property
+    def untried_stream(self) -> bool:
+        """Whether it asks for a stream of a deployment that has never given one."""
+        return bool(self._plain.get("stream")) and not self._query.deployment.has_streamed
+
     def seeded(self, place: int, *, bare: bool) -> JSON:
         """The body with a seed of its own: choice i of a call has seed + i on most servers, so places never clash."""
         body = self._plain if bare or self.bare else self._full
+        if bare and self.untried_stream:
+            body = self._body(self._query.request, stream=False)
         seed = self._query.request.get("seed")
         # a number that does not fit in 64 bits is no JSON that everybody reads
         return {**body, "seed": seed + place - (seed + place >= _SEEDS) * _SEEDS} if isinstance(seed, int) else body
 
     def strip(self) -> None:
         """Take out what tally put in, which the deployment refuses; and remember what it would always refuse."""
-        self.bare = True
+        deployment = self._query.deployment
         if self._logprobs:
-            self._query.deployment.gives_logprobs = False
+            deployment.gives_logprobs = False
+        if self.untried_stream:
+            deployment.streams = deployment.streams and self.extras
+            self._plain = self._body(self._query.request, stream=False)
+        self.bare = True
 
-    def _build(self, request: JSON) -> JSON:
+    def _body(self, request: JSON, *, stream: bool = True) -> JSON:
         query = self._query
         body = query.deployment.body(request)
         for name in ("n", "stream", "stream_options"):
             body.pop(name, None)
-        if query.deployment.streams and _worth_streaming(query.plan, body):
+        if stream and query.deployment.streams and _worth_streaming(query.plan, body):
             body["stream"] = True
             body["stream_options"] = {"include_usage": True}
         return body

@@ -7,6 +7,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 from itertools import count
+from math import ceil
 from typing import NamedTuple
 
 import orjson
@@ -25,6 +26,7 @@ UNKNOWN_OUTPUT = 16_384
 
 _GRACE_S = 60.0
 _MARGIN = 8
+_PROMPT_SHARE = 0.5
 _FREE = Rates(0, 0)
 
 
@@ -237,6 +239,7 @@ class MeteredCall:
         try:
             async for raw in lines:
                 payload = self._parsed(raw)
+                self._deployment.has_streamed = True
                 yield Chunk(raw, payload, self._feed(payload))
                 if not await self._extended():
                     self._status = "cut"
@@ -251,6 +254,7 @@ class MeteredCall:
             if self.assembled.finished < self.granted:
                 self._failed(error)
                 raise
+            self._ended = True
         finally:
             await lines.aclose()
 
@@ -332,8 +336,10 @@ class MeteredCall:
 
     def _usage(self) -> Usage:
         streamed = bool(self._body.get("stream"))
-        usage = billed(self.assembled, self._deployment, self.granted, streamed) if self._ended else None
+        usage = billed(self.assembled, self._deployment, self.granted) if self._ended else None
         if usage is not None:
+            share = self._deployment.prompt_share
+            self._deployment.prompt_share = max(share, min(1.0, usage.prompt / self._prompt))
             return usage
         if not self._sent or self._status == "failed":
             return Usage()
@@ -343,7 +349,13 @@ class MeteredCall:
         if hidden or self._status == "lost":
             return Usage(self._prompt, self._output, estimated=True)
         counted = sum(self._estimate(index) for index in range(self.granted))
-        return Usage(min(self._purse.prompt(self._prompt), self._prompt), min(counted, self._output), estimated=True)
+        return Usage(self._prompt_estimate(), min(counted, self._output), estimated=True)
+
+    def _prompt_estimate(self) -> int:
+        """About how many tokens the prompt has: by the request's own, by the deployment's, else half of the bound."""
+        if self._purse.prompt_bound and not self._purse.prompt_estimated:
+            return min(self._prompt, self._purse.prompt(self._prompt))
+        return ceil(self._prompt * (self._deployment.prompt_share or _PROMPT_SHARE))
 
     def _rows(self, usage: Usage) -> tuple[DrawRow, ...]:
         """A row a choice: the prompt with the first, completions as counted, costs that sum to the call's exactly."""

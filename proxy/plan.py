@@ -5,7 +5,7 @@ from decimal import Decimal
 
 from proxy.answers import declared
 from proxy.config import Config
-from proxy.errors import NotAllowed
+from proxy.errors import NotAllowed, RequestInvalid
 from proxy.money import nano_usd
 from proxy.types import JSON, AnswerSpec, Plan, Strategy, StrategyName, Tenant
 from proxy.upstream.catalogue import Catalogue
@@ -38,12 +38,16 @@ class Planner:
         self._catalogue = catalogue
 
     def plan(self, request: JSON, wish: Wish, tenant: Tenant) -> Plan:
-        """The plan for `request`. Raises NotAllowed for a model off the tenant's list."""
+        """The plan for `request`.
+
+        Raises NotAllowed for a model off the tenant's list, RequestInvalid for an `n` over a cap.
+        """
         model = request["model"]
         if tenant.models is not None and model not in tenant.models:
             raise NotAllowed(
                 f"The tenant {tenant.name!r} may not use the model {model!r}.", code="model_not_allowed", param="model"
             )
+        _check_choices(request, wish, tenant)
         answer = wish.answer or self._catalogue.answer(model) or self._answer
         name = wish.strategy or tenant.strategy or self._catalogue.strategy(model) or self._default.name
         strategy = self._capped(name, wish, tenant)
@@ -69,6 +73,13 @@ class Planner:
         most = min([self._default.max_samples, *caps])
         samples = min(wish.samples or self._default.samples, most)
         return replace(self._default, name=name, samples=samples, max_samples=most)
+
+
+def _check_choices(request: JSON, wish: Wish, tenant: Tenant) -> None:
+    """A client's own `n` is a number of samples like any other. Raises RequestInvalid over a cap."""
+    caps = [cap for cap in (wish.max_samples, tenant.max_samples) if cap is not None]
+    if caps and (request.get("n") or 1) > min(caps):
+        raise RequestInvalid(f"n: at most {min(caps)} samples are allowed.", param="n", code="invalid_value")
 
 
 def _nano(usd: Decimal | None) -> int | None:

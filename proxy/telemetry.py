@@ -37,24 +37,39 @@ class Metrics:
 
 
 def configure_logging(level: str, stream: TextIO = sys.stderr) -> None:
-    """Structured logs, one JSON object a line, on `stream`; text for people where it is a terminal."""
-    # plain tracebacks: pretty ones show variables, and with them prompts
-    plain = structlog.dev.plain_traceback
-    renderers: list[structlog.typing.Processor] = (
-        [structlog.dev.ConsoleRenderer(exception_formatter=plain)]
-        if stream.isatty()
-        else [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
-    )
+    """Structured logs, one JSON object a line, on `stream`; text for people where it is a terminal.
+
+    The lines of libraries are among them, from warnings on: below that they may quote prompts.
+    """
+    number = logging.getLevelNamesMapping()[level.upper()]
     # a retry's own log line would quote the provider, and providers quote prompts
     stamina.instrumentation.set_on_retry_hooks(())
+    shared: list[structlog.typing.Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+    ]
+    renderers = _renderers(people=stream.isatty())
     structlog.configure(
-        processors=[
-            structlog.contextvars.merge_contextvars,
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            *renderers,
-        ],
-        wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
+        processors=[*shared, *renderers],
+        wrapper_class=structlog.make_filtering_bound_logger(number),
         logger_factory=structlog.PrintLoggerFactory(stream),
         cache_logger_on_first_use=True,
     )
+    handler = logging.StreamHandler(stream)
+    handler.setLevel(number)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=[*shared, structlog.stdlib.add_logger_name],
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *renderers],
+        )
+    )
+    logging.basicConfig(level=max(number, logging.WARNING), handlers=[handler], force=True)
+    logging.getLogger("proxy").setLevel(number)
+
+
+def _renderers(*, people: bool) -> list[structlog.typing.Processor]:
+    # plain tracebacks: pretty ones show variables, and with them prompts
+    if people:
+        return [structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)]
+    return [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]

@@ -14,6 +14,7 @@ from proxy.metering import Purse
 from proxy.money import usd
 from proxy.types import JSON, Choice, Plan
 
+UNVOTED = "no votes"
 DEADLINE = "deadline"
 GONE = "client gone"
 
@@ -97,7 +98,9 @@ def verdict(query: Query, reason: str | None) -> Verdict:
         votes=tuple((texts[label], count) for label, count in votes.counts),
         confidence=votes.confidence if scaled else None,
         first_answer=samples[0].answer.text if samples[0].answer else None,
-        reason=reason or (BUDGET if query.cut else query.plan.reason),
+        reason=reason
+        or (BUDGET if query.cut else query.plan.reason)
+        or (None if votes.counts or not scaled else UNVOTED),
         purse=query.purse,
         head=query.head,
         ballots=tuple(

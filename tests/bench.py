@@ -13,7 +13,7 @@ from proxy.core.batch import Batch
 from proxy.core.strategies import batch_for
 from proxy.drawing import Drawer, Query
 from proxy.engine import Engine
-from proxy.ledger.reports import TenantCheck, Verdict, check, draws, verdicts
+from proxy.ledger.reports import RequestLine, TenantCheck, check, draws, verdicts
 from proxy.ledger.sqlite import SqliteLedger
 from proxy.metering import Meter, Purse
 from proxy.scoring import Scorer
@@ -79,7 +79,7 @@ class Bench:
         await self.ledger.flush()
         return await self.ledger.run(lambda books: list(draws(books)))
 
-    async def requests(self) -> list[Verdict]:
+    async def requests(self) -> list[RequestLine]:
         """The ledger's requests, latest first."""
         await self.ledger.flush()
         return await self.ledger.run(lambda books: verdicts(books, limit=100))

@@ -10,11 +10,11 @@ import httpx
 import uvicorn
 from openai import AsyncOpenAI, OpenAI
 
-from proxy.app import Tally, wall_clock
+from proxy.app import Tally
 from proxy.config import parse_config
 from proxy.ledger.books import Books
 from proxy.ledger.reports import TenantCheck, check
-from proxy.ledger.store import database_path
+from proxy.ledger.store import database_path, wall_clock
 from proxy.money import Rates
 
 KEY = "sk-acme-0123456789"

@@ -1,5 +1,7 @@
 """What a reply says: which spellings are one answer, what is found, what abstains, and which sample is returned."""
 
+import math
+import time
 from itertools import combinations
 from typing import Any
 
@@ -17,6 +19,7 @@ from proxy.answers import (
     votable,
     winner,
 )
+from proxy.answers.structured import MAX_EXACT, MAX_JSON
 from proxy.core.vote import plurality
 from proxy.types import JSON, AnswerKind, AnswerSpec, Choice
 
@@ -357,6 +360,10 @@ def test_a_kind_narrows_what_is_looked_for(kind: AnswerKind, text: str, expected
 OBJECT = {"type": "json_object"}
 
 
+def of(*members: str) -> str:
+    return "{" + ",".join(members) + "}"
+
+
 def schema(**parts: Any) -> JSON:
     return {"type": "json_schema", "json_schema": {"name": "it", "schema": {"type": "object", **parts}}}
 
@@ -388,6 +395,69 @@ def test_json_is_compared_by_what_it_says(text: str) -> None:
 )
 def test_json_that_differs_in_type_or_order_is_another_answer(first: str, second: str) -> None:
     assert label(first, response_format=OBJECT) != label(second, response_format=OBJECT)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "same"),
+    [
+        ("1e23", "100000000000000000000000", True),
+        ("1e2", "100.0", True),
+        ("-0.0", "0", True),
+        ("0.1", "0.10", True),
+        ("9007199254740993", "9007199254740993.0", True),
+        ("9007199254740993", "9007199254740992", False),
+        (str(math.factorial(30)), str(math.factorial(30) + 1), False),
+        ("9" * 5000, "9" * 5001, False),
+        ("1e400", "1e401", False),
+        ("1.5", "1.25", False),
+    ],
+)
+def test_numbers_in_json_are_equal_by_their_value(first: str, second: str, same: bool) -> None:
+    one, other = (label(of(f'"a": {number}'), response_format=OBJECT) for number in (first, second))
+    assert one is not None
+    assert (one == other) is same
+
+
+PADDING = f'"p": "{"x" * MAX_EXACT}"'
+UNREAD = f'"p": "{"x" * MAX_JSON}"'
+
+
+def test_long_json_is_compared_by_what_it_says_and_longer_json_as_it_stands() -> None:
+    def said(*members: str) -> object:
+        found = label(of(*members), response_format=OBJECT)
+        assert found is not None
+        return found
+
+    assert said(PADDING, '"a":1') == said('"a": 1', PADDING) != said('"a": 2', PADDING)
+    assert said(UNREAD, '"a":1') != said('"a":1', UNREAD)
+    assert said(UNREAD) == label(f" {of(UNREAD)}\n", response_format=OBJECT)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"[{of(PADDING)}]",
+        f"[{of(UNREAD)}]",
+        of(PADDING)[:-1],
+        of(UNREAD)[:-1],
+        of(PADDING, f'"a": {"[" * 500}{"]" * 500}'),
+        "x" * (MAX_JSON + 1),
+        " " * (MAX_JSON + 1),
+    ],
+)
+def test_long_text_that_is_not_a_json_object_abstains_too(text: str) -> None:
+    assert label(text, response_format=OBJECT) is None
+
+
+@pytest.mark.parametrize("piece", ["1", "1.5", "1e2", "1e99", "[]", "{}", '""', "99999999999999999999", "[[[[1]]]]"])
+@pytest.mark.parametrize("size", [MAX_EXACT, MAX_JSON])
+def test_json_of_any_kind_is_read_in_little_time(piece: str, size: int) -> None:
+    pieces = [piece] * ((size - 10) // (len(piece) + 1))
+    text = of(f'"a": [{",".join(pieces)}]')
+    begun = time.thread_time()
+    assert label(text, response_format=OBJECT) is not None
+    # five times what it takes: it was more than a second
+    assert time.thread_time() - begun < 0.1
 
 
 @pytest.mark.parametrize(
@@ -426,6 +496,8 @@ def test_tool_calls_are_compared_by_name_and_arguments() -> None:
     assert called(("now", "")) == called(("now", "{}"))
     assert called(("add", "{}"), ("sub", "{}")) != called(("sub", "{}"), ("add", "{}"))
     assert called(("add", '{"a": ')) is None
+    assert called(("add", of('"a": 1', PADDING))) == called(("add", of(PADDING, '"a":1')))
+    assert called(("add", of('"a": 1', PADDING))) != called(("add", of('"a": 2', PADDING)))
     assert called(("add", "{}"), ("sub", "{")) is None
 
 

@@ -7,11 +7,11 @@ import httpx
 import openai
 import pytest
 
-from proxy.app import wall_clock
 from proxy.auth import CACHE_S, LOCAL, MASTER, Auth, Caller
 from proxy.errors import NotAllowed, NotAuthenticated, RateLimited
 from proxy.ledger.books import Books
 from proxy.ledger.sqlite import SqliteLedger
+from proxy.ledger.store import wall_clock
 from proxy.types import Tenant
 from tests.fake_upstream import FakeUpstream
 from tests.served import KEY, MASTER_KEY, ServedTally, deployment

@@ -63,6 +63,17 @@ def test_of_two_deployments_the_less_busy_serves() -> None:
     assert offered.find("m") is first
 
 
+@pytest.mark.anyio
+async def test_of_two_idle_deployments_the_one_that_was_called_less_serves() -> None:
+    offered = catalogue(entry(api_base=URL), entry("openai/other", api_base=URL))
+    served = []
+    for _ in range(4):
+        found = offered.find("m")
+        async with found.slot():
+            served.append(found.endpoint.model)
+    assert served == ["small", "other", "small", "other"]
+
+
 def test_other_providers_go_through_litellm() -> None:
     found = catalogue(entry("mistral/mistral-small-latest", api_key="k", top_k=3)).find("m")
     assert isinstance(found.lane, LiteLLMLane)

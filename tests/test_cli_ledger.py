@@ -11,12 +11,12 @@ import click
 import pytest
 from click.testing import CliRunner, Result
 
-from proxy.cli.books import wall_clock
 from proxy.cli.keys import key
 from proxy.cli.ledger import ledger
 from proxy.cli.tenants import tenant
 from proxy.ledger import Ballot, Settlement
 from proxy.ledger.books import Books
+from proxy.ledger.store import wall_clock
 from proxy.types import Account, Tenant
 from tests.test_ledger import end, row, verdict, wish
 

@@ -2,10 +2,12 @@
 
 import json
 import signal
+import socket
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import httpx
@@ -16,7 +18,7 @@ from click.testing import CliRunner
 from proxy.cli import main
 from tests.fake_upstream import FakeUpstream, Fault, Reply, Turns
 from tests.process import Server, environment, run, serving
-from tests.served import KEY, MASTER_KEY, configuration
+from tests.served import KEY, MASTER_KEY, configuration, deployment
 
 ANSWER = "The answer is 777001."
 
@@ -91,6 +93,34 @@ def test_a_stopped_server_answers_what_is_in_flight_and_logs_no_secret(tmp_path:
         assert '"request"' in written
 
 
+def test_every_line_of_a_server_is_json_also_those_of_the_web_server(bare: Server, upstream: FakeUpstream) -> None:
+    host, port = httpx.URL(bare.url).host, httpx.URL(bare.url).port
+    with socket.create_connection((host, port or 0)) as client:
+        client.sendall(b"this is no HTTP\r\n\r\n")
+        client.recv(100)
+    upstream.wait(lambda: "Invalid HTTP request" in bare.output.read_text())
+    for line in bare.output.read_text().splitlines():
+        assert json.loads(line)["event"]
+
+
+def test_a_stopped_server_waits_no_longer_for_its_requests_than_it_was_told(tmp_path: Path) -> None:
+    with FakeUpstream(Reply([ANSWER], latency=60)) as upstream:
+        data = configuration(upstream.base_url, tmp_path, general_settings={"shutdown_s": 1})
+        (tmp_path / "tally.json").write_text(json.dumps(data))
+        with serving(upstream, tmp_path, "--config", "tally.json", environ={}) as server:
+
+            def ask() -> None:
+                with suppress(httpx.TransportError):
+                    server.ask("small", "/off/v1", KEY)
+
+            client = threading.Thread(target=ask)
+            client.start()
+            upstream.wait(lambda: upstream.in_flight == 1)
+            server.process.send_signal(signal.SIGTERM)
+            server.process.wait(20)
+            client.join(20)
+
+
 def test_a_host_beyond_loopback_needs_keys(tmp_path: Path) -> None:
     done = run("serve", "--host", "0.0.0.0", "--port", "0", folder=tmp_path)
     assert done.returncode == 2
@@ -156,6 +186,42 @@ def test_a_check_names_file_key_and_reason_and_serves_nothing(tmp_path: Path) ->
     assert (code, said) == (2, "")
     assert f"{path}: tenants[0].keys[0]: " in error
     assert check(tmp_path / "none.yaml")[0] == 2
+
+
+def test_a_check_notes_what_is_accepted_and_not_honoured(tmp_path: Path) -> None:
+    path = tmp_path / "tally.json"
+    entry = deployment("http://127.0.0.1:9/v1", litellm_params={"rpm": 5, "num_retries": 2, "top_k": 3})
+    path.write_text(json.dumps(configuration("", tmp_path, model_list=[entry])))
+    code, said, _ = check(path)
+    assert code == 0
+    assert said.splitlines() == [
+        f"note: {path}: model_list[0].litellm_params.num_retries: is not honoured yet",
+        f"note: {path}: model_list[0].litellm_params.rpm: is not honoured yet",
+        f"{path}: good: 1 deployments, 1 tenants",
+    ]
+
+
+def test_a_server_warns_once_of_what_it_does_not_honour(tmp_path: Path) -> None:
+    with FakeUpstream(ANSWER) as upstream:
+        entry = deployment(upstream.base_url, litellm_params={"weight": 2})
+        (tmp_path / "tally.json").write_text(json.dumps(configuration("", tmp_path, model_list=[entry])))
+        with serving(upstream, tmp_path, "--config", "tally.json", environ={}) as server:
+            assert server.ask("small", "/off/v1", KEY).status_code == 200
+    lines = [json.loads(line) for line in server.output.read_text().splitlines()]
+    (warning,) = [line for line in lines if line["level"] == "warning"]
+    assert (warning["file"], warning["reason"]) == ("tally.json", "is not honoured yet")
+    assert warning["key"] == "model_list[0].litellm_params.weight"
+
+
+@pytest.mark.parametrize("words", [["serve", "--config"], ["config", "check"]])
+def test_a_model_that_is_served_nowhere_is_a_mistake_of_the_file(tmp_path: Path, words: list[str]) -> None:
+    entry = {"model_name": "m", "litellm_params": {"model": "hosted_vllm/m"}}
+    (tmp_path / "tally.json").write_text(json.dumps(configuration("", tmp_path, model_list=[entry])))
+    done = run(*words, "tally.json", folder=tmp_path)
+    assert done.returncode == 2
+    assert "tally.json: model_list[0].litellm_params.api_base: is missing: nothing says where" in done.stderr
+    assert "HOSTED_VLLM_API_BASE" in done.stderr
+    assert not (tmp_path / "tally.db").exists()
 
 
 def test_the_schema_is_json_schema() -> None:

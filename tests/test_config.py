@@ -115,7 +115,9 @@ MODEL = "model_list: [{model_name: a, litellm_params: {model: openai/x%s}}]"
         ("scaling: {samples: many}", "scaling.samples", "valid integer"),
         ("scaling: {samples: 0}", "scaling.samples", "greater than"),
         ("scaling: {samples: 1025}", "scaling.samples", "less than"),
-        ("scaling: {mean_samples: 4}", "scaling", "mean_samples (4) is below the unit of DynScaling (8)"),
+        ("scaling: {mean_samples: 4}", "scaling.mean_samples", "4 is below the unit of DynScaling (8)"),
+        ("scaling: {unit: 20}", "scaling.mean_samples", "16 is below the unit of DynScaling (20)"),
+        ("general_settings: {shutdown_s: 0}", "general_settings.shutdown_s", "greater than"),
         ("scaling: {target: .nan}", "scaling.target", "less than 1"),
         ("scaling: {answer: {kinds: math}}", "scaling.answer.kinds", "did you mean kind?"),
         ("tenants: [{name: a, rpm_limits: 1}]", "tenants[0].rpm_limits", "did you mean rpm_limit?"),
@@ -176,10 +178,11 @@ def test_a_mistake_in_json_is_named_too(tmp_path: Path, text: str, key: str, rea
 
 
 def test_every_mistake_is_named_at_once(tmp_path: Path) -> None:
-    text = "scaling: {sample: 3, samples: 0}\ntenants: [{name: '', keys: [os.environ/NONE]}]"
+    text = "scaling: {sample: 3, samples: 0, mean_samples: 4}\ntenants: [{name: '', keys: [os.environ/NONE]}]"
     assert [key for key, _ in mistakes(text, tmp_path)] == [
         "tenants[0].keys[0]",
         "scaling.samples",
+        "scaling.mean_samples",
         "scaling.sample",
         "tenants[0].name",
     ]

@@ -252,6 +252,18 @@ def test_the_sample_cap_cuts_the_last_unit_and_then_decides() -> None:
     assert batch.reason(0) == SAMPLE_CAP
 
 
+@pytest.mark.parametrize(("probe", "max_rounds"), [(False, 1), (True, 2)])
+def test_a_second_half_that_the_round_cap_forbids_makes_no_draw(probe: bool, max_rounds: int) -> None:
+    batch = batch_of(0, limits=Limits(max_rounds=max_rounds))
+    batch.join(0, probe=probe)
+    for _ in range(max_rounds):
+        draws = batch.ask()
+        answer(batch, draws, ["a", "b", "c", "d"][: len(draws)])
+    assert batch.ask() == ()
+    assert (batch.decided(), batch.reason(0)) == ((0,), ROUND_CAP)
+    assert (batch.started, batch.unallotted) == (4, 12)
+
+
 def test_no_unit_is_started_that_the_round_cap_would_cut() -> None:
     batch = batch_of(1, close=True, mean_samples=32, limits=Limits(max_rounds=5))
     play_unit(batch, {0: "abcdabcd"})

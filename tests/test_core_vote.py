@@ -3,7 +3,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import betainc
 
-from proxy.core.vote import confidence, plurality, variation_ratio, weighted_leader
+from proxy.core.vote import confidence, plurality, variation_ratio
 
 labels = st.lists(st.sampled_from(["a", "b", "c", None]), max_size=12)
 
@@ -57,12 +57,6 @@ def test_confidence_is_the_incomplete_beta_at_one_half(first: int, second: int) 
 def test_confidence_looks_at_the_two_top_counts_only() -> None:
     assert plurality("aaaabbc").confidence == confidence(4, 2)
     assert plurality("aaaa").confidence == confidence(4, 0) == 1 - 1 / 32
-
-
-def test_the_heaviest_label_wins_a_weighted_vote_and_ties_go_to_the_earliest() -> None:
-    assert weighted_leader(["a", "b", "b", None], [0.9, 0.5, 0.6, 9.0]) == "b"
-    assert weighted_leader(["b", "a"], [0.5, 0.5]) == "b"
-    assert weighted_leader([None], [1.0]) is None
 
 
 def test_the_variation_ratio_is_the_share_of_other_ballots_and_one_without_ballots() -> None:

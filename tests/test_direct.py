@@ -67,6 +67,15 @@ async def test_extra_headers_and_the_organization_are_sent(lane: DirectLane) -> 
     assert (call.headers["x-team"], call.headers["openai-organization"]) == ("red", "org-1")
 
 
+async def test_a_cookie_that_one_call_was_given_is_not_sent_with_the_next(lane: DirectLane) -> None:
+    with FakeUpstream(Fault(400, headers={"set-cookie": "who=acme; Path=/"})) as upstream:
+        # cookies of bare addresses are never kept
+        base = upstream.base_url.replace("127.0.0.1", "localhost")
+        for _ in range(2):
+            await failure(lane, Endpoint("openai", "small", base, KEY, {}), stream=False)
+    assert [call.headers.get("cookie") for call in upstream.calls] == [None, None]
+
+
 async def test_a_stream_gives_the_json_of_each_chunk_and_no_end_mark(lane: DirectLane) -> None:
     with FakeUpstream("one two") as upstream:
         payloads = [orjson.loads(chunk) for chunk in await chunks(lane, at(upstream))]

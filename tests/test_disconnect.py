@@ -8,7 +8,7 @@ import anyio
 import httpx
 import pytest
 
-from proxy.ledger.reports import Verdict, verdicts
+from proxy.ledger.reports import RequestLine, verdicts
 from tests.fake_upstream import Call, FakeUpstream, Reply, Script
 from tests.served import KEY, RATES, ServedTally, configuration, deployment
 
@@ -48,7 +48,7 @@ def tally(upstream: FakeUpstream, tmp_path_factory: pytest.TempPathFactory) -> I
         yield server
 
 
-def recorded(tally: ServedTally) -> list[Verdict]:
+def recorded(tally: ServedTally) -> list[RequestLine]:
     with tally.books() as books:
         return verdicts(books, limit=1000)
 
@@ -71,7 +71,7 @@ async def leave(tally: ServedTally, upstream: FakeUpstream, path: str, *, second
         tasks.cancel_scope.cancel()
 
 
-async def settled(tally: ServedTally, upstream: FakeUpstream, requests: int) -> Verdict:
+async def settled(tally: ServedTally, upstream: FakeUpstream, requests: int) -> RequestLine:
     """The last request, when it is recorded: nothing is reserved, and nothing that was served is not charged."""
     await upstream.until(lambda: len(recorded(tally)) == requests + 1 and not tally.balance().reserved.nano)
     balance = tally.balance()

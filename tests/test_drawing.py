@@ -261,6 +261,27 @@ async def test_conditioned_prompts_show_earlier_answers() -> None:
     assert found.samples == 8
 
 
+@pytest.mark.parametrize("samples", [1, 8])
+async def test_a_deployment_that_refuses_streams_is_asked_for_whole_replies_from_then_on(samples: int) -> None:
+    no_streams = Fault(400, "stream is not supported", "invalid_request_error")
+    with FakeUpstream(refusing(lambda call: call.stream, no_streams)) as upstream:
+        async with bench(upstream.base_url) as made:
+            found = await made.batcher.submit(made.query(parameters={"samples": samples}))
+            assert (found.samples, made.deployment.streams, made.deployment.max_n) == (samples, False, None)
+            before = len(upstream.calls)
+            await made.batcher.submit(made.query(parameters={"samples": samples}))
+            assert asked(upstream, before) == [samples]
+            await exact(made, upstream)
+
+
+async def test_where_no_sample_votes_the_verdict_says_so() -> None:
+    prose = "It was a dark and stormy night, and the rain fell in torrents, " * 5
+    with FakeUpstream(prose) as upstream:
+        async with bench(upstream.base_url) as made:
+            found = await made.batcher.submit(made.query())
+    assert (found.abstained, found.answer, found.reason) == (4, None, "no votes")
+
+
 async def test_logprobs_that_are_refused_are_left_out_and_not_asked_for_again() -> None:
     refused = Fault(400, "logprobs is not supported", "invalid_request_error", "unsupported_parameter")
     with FakeUpstream(refusing(lambda call: "logprobs" in call.body, refused)) as upstream:

@@ -316,15 +316,6 @@ def test_a_record_puts_ballots_beside_the_draws(books: Books) -> None:
     assert list(first) == draw_columns(books)
 
 
-def test_a_ballot_stands_beside_the_last_row_of_a_draw_that_was_made_again(books: Books) -> None:
-    acme(books)
-    for attempt in ("a", "b"):
-        books.reserve(wish(attempt, 100))
-        books.settle(end(attempt, row("d0")))
-    books.record(verdict("req_1", Ballot("d0", "42", None, None)))
-    assert [line["label"] for line in draws(books)] == [None, "42"]
-
-
 def test_text_that_is_no_unicode_is_kept_as_well_as_can_be(books: Books) -> None:
     acme(books)
     books.reserve(wish("a", 100))

@@ -21,6 +21,7 @@ pytestmark = pytest.mark.anyio
 
 BODY: JSON = {"model": "small", "messages": [{"role": "user", "content": "6 x 7?"}], "stream": True}
 PROMPT = prompt_bound(BODY)
+GUESS = -(-PROMPT // 2)  # where nothing is known of prompts yet
 
 
 def word(index: int = 0) -> bytes:
@@ -149,6 +150,19 @@ async def test_a_reservation_grows_before_it_is_used_up_and_never_beyond_what_ma
         spent = (await made.standing()).spent.nano
     assert max(seen) == RATES.cost(PROMPT, 0) + RATES.cost(0, 130)
     assert spent == RATES.cost(7, 130)
+
+
+async def test_a_stream_that_just_ends_after_its_usage_is_charged_as_told() -> None:
+    class Abrupt(Tape):
+        async def stream(self, *_: Any, **__: Any) -> AsyncGenerator[bytes, None]:
+            async for chunk in super().stream():
+                yield chunk
+            raise UpstreamError("it just ended", status=502, sent=True)
+
+    async with bench(lane=Abrupt([word(), finish(), usage(7, 1)])) as made:
+        purse = made.purse()
+        (choice,) = await read(made, purse)
+    assert (choice.content, purse.spent) == ("word", RATES.cost(7, 1))
 
 
 async def test_an_upstream_that_ignores_max_tokens_is_cut_where_the_budget_ends() -> None:
@@ -304,7 +318,7 @@ async def test_a_stream_cancelled_while_it_waits_is_charged_what_was_counted(sto
         (row,) = await made.rows()
     assert (row["status"], row["estimated"], tape.closed) == ("cancelled", 1, 1)
     assert row["completion_tokens"] == min(stop, 4)
-    assert row["prompt_tokens"] == PROMPT
+    assert row["prompt_tokens"] == GUESS
     assert standing.ok
     assert standing.reserved.nano == 0
 
@@ -358,7 +372,7 @@ async def test_a_stream_that_breaks_after_its_last_word_gives_its_answer() -> No
         (choice,) = await read(made, made.purse())
         standing = await made.standing()
     assert choice.content == "word"
-    assert standing.spent.nano == RATES.cost(PROMPT, 1)
+    assert standing.spent.nano == RATES.cost(GUESS, 1)
 
 
 async def test_a_model_without_a_price_is_not_sold_to_a_budget_in_money() -> None:

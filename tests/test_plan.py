@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.config import parse_config
-from proxy.errors import NotAllowed
+from proxy.errors import NotAllowed, RequestInvalid
 from proxy.plan import Planner, Wish
 from proxy.types import STRATEGIES, AnswerKind, AnswerSpec, StrategyName, Tenant, Votable
 from proxy.upstream.catalogue import Catalogue
@@ -112,3 +112,12 @@ def test_one_sample_is_off_whatever_the_strategy() -> None:
     for strategy in ("self_consistency", "dynscaling", "optscale"):
         plan = PLANNER.plan(ASK, Wish(strategy=strategy, max_samples=1), Tenant("acme"))
         assert (plan.strategy.name, plan.reason) == ("off", "one sample")
+
+
+@pytest.mark.parametrize(
+    ("wish", "tenant"), [(Wish(max_samples=2), Tenant("acme")), (Wish(), Tenant("acme", max_samples=2))]
+)
+def test_a_clients_own_n_is_held_to_the_same_cap(wish: Wish, tenant: Tenant) -> None:
+    assert PLANNER.plan({**ASK, "n": 2}, wish, tenant).reason == "n > 1"
+    with pytest.raises(RequestInvalid, match="at most 2"):
+        PLANNER.plan({**ASK, "n": 3}, wish, tenant)

@@ -113,29 +113,29 @@ def test_whole_numbers_told_as_floats_count() -> None:
 
 
 def test_the_usage_of_one_choice_is_charged_as_told() -> None:
-    assert billed(plain(usage(9, 4), "one two three"), deployment(), 1, streamed=False) == Usage(9, 4)
+    assert billed(plain(usage(9, 4), "one two three"), deployment(), 1) == Usage(9, 4)
 
 
 def test_without_told_usage_nothing_is_billed_here() -> None:
-    assert billed(plain(None, "42"), deployment(), 1, streamed=False) is None
+    assert billed(plain(None, "42"), deployment(), 1) is None
 
 
 def test_a_stream_that_tells_the_first_choice_only_is_charged_what_was_counted() -> None:
     seen = deployment()
-    found = billed(streamed(usage(9, 4), 4, 6, 5), seen, 3, streamed=True)
+    found = billed(streamed(usage(9, 4), 4, 6, 5), seen, 3)
     assert found == Usage(9, 15, estimated=True)
     assert seen.usage_per_choice
 
 
 def test_a_stream_that_tells_all_choices_is_charged_as_told() -> None:
     seen = deployment()
-    assert billed(streamed(usage(9, 15), 4, 6, 5), seen, 3, streamed=True) == Usage(9, 15)
+    assert billed(streamed(usage(9, 15), 4, 6, 5), seen, 3) == Usage(9, 15)
     assert not seen.usage_per_choice
 
 
 def test_a_plain_reply_that_tells_the_first_choice_only_is_scaled_by_length() -> None:
     seen = deployment()
-    found = billed(plain(usage(9, 10), "x" * 40, "x" * 80, "x" * 40), seen, 3, streamed=False)
+    found = billed(plain(usage(9, 10), "x" * 40, "x" * 80, "x" * 40), seen, 3)
     assert found == Usage(9, 40, estimated=True)
     assert seen.usage_per_choice
 
@@ -143,23 +143,60 @@ def test_a_plain_reply_that_tells_the_first_choice_only_is_scaled_by_length() ->
 def test_a_deployment_known_to_tell_per_choice_is_scaled_however_short_the_reply() -> None:
     seen = deployment()
     seen.usage_per_choice = True
-    assert billed(plain(usage(9, 1), "42", "43"), seen, 2, streamed=False) == Usage(9, 2, estimated=True)
+    assert billed(plain(usage(9, 1), "42", "43"), seen, 2) == Usage(9, 2, estimated=True)
 
 
 def test_a_plain_reply_that_tells_all_choices_is_charged_as_told() -> None:
     seen = deployment()
-    assert billed(plain(usage(9, 40), "x" * 40, "x" * 80, "x" * 40), seen, 3, streamed=False) == Usage(9, 40)
+    assert billed(plain(usage(9, 40), "x" * 40, "x" * 80, "x" * 40), seen, 3) == Usage(9, 40)
     assert not seen.usage_per_choice
 
 
 def test_a_plain_reply_with_log_probabilities_is_counted_exactly() -> None:
-    found = billed(plain(usage(9, 4), "1234", "123456", logprobs=True), deployment(), 2, streamed=False)
+    found = billed(plain(usage(9, 4), "1234", "123456", logprobs=True), deployment(), 2)
     assert found == Usage(9, 10, estimated=True)
+
+
+@pytest.mark.parametrize("texts", [["42"] * 8, ["Paris", "Rome"], ["yes"] * 3])
+def test_a_plain_reply_that_tells_less_than_a_token_a_choice_is_not_believed(texts: list[str]) -> None:
+    found = billed(plain(usage(9, 1), *texts), deployment(), len(texts))
+    assert found is not None
+    assert found.estimated
+    assert found.completion >= len(texts)
+
+
+def test_one_choice_is_charged_as_told_however_many_deltas_there_were() -> None:
+    assert billed(streamed(usage(9, 40), 400), deployment(), 1) == Usage(9, 40)
+
+
+def letters(usage: JSON, choices: int, size: int) -> Assembler:
+    """Choices that come letter by letter."""
+    assembler = Assembler()
+    for index in range(choices):
+        for _ in range(size):
+            assembler.feed({"choices": [{"index": index, "delta": {"content": "x"}}]})
+        assembler.feed({"choices": [{"index": index, "delta": {}, "finish_reason": "stop"}]})
+    assembler.feed({"choices": [], "usage": usage})
+    return assembler
+
+
+@pytest.mark.parametrize("choices", [2, 3, 4, 5, 8])
+def test_letters_for_deltas_do_not_make_an_honest_total_suspicious(choices: int) -> None:
+    told = choices * 20
+    assert billed(letters(usage(9, told), choices, 80), deployment(), choices) == Usage(9, told)
+
+
+def test_what_was_learned_of_usage_is_forgotten_when_it_is_contradicted() -> None:
+    seen = deployment()
+    assert billed(streamed(usage(9, 10), 10, 10, 10), seen, 3) == Usage(9, 30, estimated=True)
+    assert seen.usage_per_choice
+    assert billed(plain(usage(9, 80), *["x" * 80] * 4), seen, 4) == Usage(9, 80)
+    assert not seen.usage_per_choice
 
 
 def test_hidden_tokens_say_nothing_of_what_a_delta_holds() -> None:
     seen = deployment()
-    billed(streamed(usage(9, 3000), 1), seen, 1, streamed=True)
+    billed(streamed(usage(9, 3000), 1), seen, 1)
     assert seen.tokens_per_delta == 1
 
 
@@ -178,6 +215,6 @@ def test_a_file_counts_for_a_part_of_its_bytes() -> None:
 def test_what_a_delta_holds_is_learned_from_streams_of_one_choice(deltas: int, extra: int) -> None:
     seen = deployment()
     extra = min(extra, 3 * deltas)  # no more than the text explains
-    billed(streamed(usage(9, deltas + extra), deltas), seen, 1, streamed=True)
+    billed(streamed(usage(9, deltas + extra), deltas), seen, 1)
     again = streamed(None, deltas)
     assert again.estimate(0, seen.tokens_per_delta) >= deltas + extra

@@ -65,7 +65,9 @@ def response_format(request: JSON) -> JSON | None:
 
 
 def _read_json(choice: Choice, request: JSON) -> Answer | None:
-    text = visible_text(choice, MAX_JSON)
+    whole = choice.content
+    # JSON without its beginning is none
+    text = whole.strip() if len(whole) > MAX_JSON else visible_text(choice, MAX_JSON)
     label = json_label(text, response_format(request))
     if label is None:
         return _refusal(text)

@@ -1,14 +1,24 @@
 """Answers that are data: JSON replies and tool calls, canonical so that spelling does not matter."""
 
 import json
+from decimal import Decimal
+from hashlib import sha256
+from math import isfinite
+
+import orjson
 
 from proxy.answers.canonical import Label
-from proxy.answers.numbers import number
 from proxy.types import JSON
 
-MAX_JSON = 1_000_000
-"""Longer replies are not read as JSON, in characters."""
+MAX_EXACT = 32_000
+"""JSON up to here, in characters, is compared number by number; in longer JSON 1 and 1.0 are two answers."""
+MAX_JSON = 200_000
+"""Longer replies are not parsed: they are compared as they stand, in characters."""
 
+_MAX_DIGITS = 100
+_MAX_EXPONENT = 150
+# from here on not every whole number is a float
+_FLOATS_END = 2**53
 _FENCE = "```"
 _TYPES: dict[str, type | tuple[type, ...]] = {
     "object": dict,
@@ -23,10 +33,8 @@ _TYPES: dict[str, type | tuple[type, ...]] = {
 
 def parse(text: str) -> object:
     """The value of JSON `text`, numbers made alike (1.0 is 1); ValueError if it is not JSON, or is absurdly deep."""
-    if len(text) > MAX_JSON:
-        raise ValueError("too long")
     try:
-        value: object = json.loads(text, parse_int=_number, parse_float=_number, parse_constant=_constant)
+        value: object = json.loads(text, parse_int=_integer, parse_float=_decimal, parse_constant=_constant)
     except RecursionError:
         raise ValueError("too deep") from None
     return value
@@ -45,11 +53,14 @@ def json_label(text: str, response_format: JSON | None) -> Label | None:
 
     Of a `json_schema` only the type of the whole, the required keys and the types of the properties are looked at.
     """
+    if len(text) > MAX_JSON:
+        return _unread_label(text, response_format)
+    exact = len(text) <= MAX_EXACT
     for candidate in _candidates(text):
         try:
-            value = parse(candidate)
+            value = parse(candidate) if exact else orjson.loads(candidate)
             if _fits(value, response_format):
-                return "json", dump(value)
+                return "json", dump(value) if exact else _digest(value)
         except ValueError:
             continue
     return None
@@ -63,7 +74,8 @@ def tool_label(message: JSON) -> Label | None:
     if not isinstance(calls, list):
         return None
     try:
-        read = tuple(_call(call) for call in calls)
+        exact = sum(len(_arguments(call)) for call in calls) <= MAX_EXACT
+        read = tuple(_call(call, exact=exact) for call in calls)
     except ValueError:
         return None
     return None if None in read else ("tool_calls", read)
@@ -74,18 +86,41 @@ def has_tool_calls(message: JSON) -> bool:
     return bool(message.get("tool_calls") or message.get("function_call"))
 
 
-def _call(call: object) -> tuple[str, str] | None:
-    body = call.get("function") or call.get("custom") if isinstance(call, dict) else None
-    name = body.get("name") if isinstance(body, dict) else None
-    if not isinstance(body, dict) or not isinstance(name, str):
+def _call(call: object, *, exact: bool) -> tuple[str, str] | None:
+    body = _body(call)
+    name = body.get("name")
+    if not isinstance(name, str):
         return None
     # a custom tool takes free text
     if "input" in body and "arguments" not in body:
-        return _clean(name), json.dumps(body["input"], sort_keys=True)
-    arguments = body.get("arguments")
+        return _clean(name), dump(body["input"])
+    text = _arguments(call)
+    return _clean(name), dump(parse(text)) if exact else _digest(orjson.loads(text.encode(errors="replace")))
+
+
+def _body(call: object) -> JSON:
+    body = call.get("function") or call.get("custom") if isinstance(call, dict) else None
+    return body if isinstance(body, dict) else {}
+
+
+def _arguments(call: object) -> str:
+    arguments = _body(call).get("arguments") or {}
     # some servers send the object itself
-    text = json.dumps(arguments) if isinstance(arguments, dict) else arguments or "{}"
-    return (_clean(name), dump(parse(text))) if isinstance(text, str) else None
+    return arguments if isinstance(arguments, str) else dump(arguments)
+
+
+def _digest(value: object) -> str:
+    try:
+        return "sha256:" + sha256(orjson.dumps(value, option=orjson.OPT_SORT_KEYS)).hexdigest()
+    except orjson.JSONEncodeError:
+        raise ValueError("too deep") from None
+
+
+def _unread_label(text: str, response_format: JSON | None) -> Label | None:
+    ends = (text[0], text[-1])
+    if ends != ("{", "}") and (ends != ("[", "]") or not _fits([], response_format)):
+        return None
+    return "json", "sha256:" + sha256(text.encode(errors="replace")).hexdigest()
 
 
 def _clean(name: str) -> str:
@@ -135,12 +170,19 @@ def _has_type(value: object, names: object) -> bool:
     return any(isinstance(value, _TYPES[name]) for name in known)
 
 
-def _number(text: str) -> int | float | str:
-    label = number(text)
-    if label is None:
+def _integer(text: str) -> int | str:
+    return int(text) if len(text) <= _MAX_DIGITS else f"number {text}"
+
+
+def _decimal(text: str) -> int | float | str:
+    value = float(text)
+    if -_FLOATS_END < value < _FLOATS_END:
+        return int(value) if value.is_integer() else value
+    if not isfinite(value):
         return f"number {text}"
-    top, _, bottom = label[1].partition("/")
-    return int(top) / int(bottom) if bottom else int(top)
+    exact = Decimal(text)
+    whole = exact.adjusted() <= _MAX_EXPONENT and exact == exact.to_integral_value()
+    return int(exact) if whole else value
 
 
 def _constant(name: str) -> float:

@@ -13,7 +13,7 @@ import click
 from proxy.config import load_config
 from proxy.errors import ConfigError, Problem, TallyError
 from proxy.ledger.books import Books
-from proxy.ledger.store import database_path
+from proxy.ledger.store import database_path, wall_clock
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -64,11 +64,6 @@ def read_books(config_path: Path | None) -> Iterator[Books]:
     """The books to read alone; a missing file is an error. Raises ConfigError."""
     with closing(Books.open_read_only(_path(config_path), clock=wall_clock)) as books:
         yield books
-
-
-def wall_clock() -> float:
-    """Seconds since 1970."""
-    return datetime.now(UTC).timestamp()
 
 
 def moment(seconds: float | None) -> str:

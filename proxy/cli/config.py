@@ -1,6 +1,8 @@
 """`tally config`: check a configuration, or print what one may say."""
 
 import json
+import os
+from functools import cache
 from pathlib import Path
 
 import click
@@ -19,8 +21,12 @@ def config() -> None:
 def check(file: Path) -> None:
     """Name every mistake in FILE, with its key and the reason; exit status 2 if there is one."""
     from proxy.config import load_config
+    from proxy.upstream.checking import check_models
+    from proxy.upstream.prices import PriceMap
 
     found = load_config(file)
+    for note in check_models(found, str(file), environ=os.environ, prices=cache(PriceMap)):
+        click.echo(f"note: {note}")
     click.echo(f"{file}: good: {len(found.model_list)} deployments, {len(found.tenants)} tenants")
 
 

@@ -13,7 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from proxy.cli.books import clear_errors, config_option, moment, read_books
-from proxy.ledger.reports import TenantCheck, TenantSheet, Verdict, check, draw_columns, draws, sheets, verdicts
+from proxy.ledger.reports import RequestLine, TenantCheck, TenantSheet, check, draw_columns, draws, sheets, verdicts
 from proxy.money import usd
 from proxy.types import JSON
 
@@ -125,7 +125,7 @@ def _standing(rows: Iterable[TenantSheet]) -> Table:
     )
 
 
-def _latest(rows: Iterable[Verdict]) -> Table:
+def _latest(rows: Iterable[RequestLine]) -> Table:
     columns = (">UTC", "tenant", "model", "strategy", ">status", ">n", "answer", "first said", ">USD")
     return _table(
         columns,

@@ -1,7 +1,10 @@
 """`tally serve`: run the proxy."""
 
 import ipaddress
+import os
 import socket
+from functools import cache
+from math import ceil
 from pathlib import Path
 
 import click
@@ -18,16 +21,21 @@ from proxy.errors import ConfigError, Problem
 def serve(config_path: Path | None, host: str, port: int) -> None:
     """Serve the OpenAI API. Without a configuration every LiteLLM model name works, on this machine alone."""
     # a server pays for its imports, `tally --help` does not
+    import structlog
     import uvicorn
 
     from proxy.app import Tally
     from proxy.config import load_config
     from proxy.telemetry import configure_logging
+    from proxy.upstream.checking import check_models
+    from proxy.upstream.prices import PriceMap
 
     config = load_config(config_path)
     configure_logging(config.general_settings.log_level)
-    tally = Tally(config)
     source = str(config_path or "serve")
+    for note in check_models(config, source, environ=os.environ, prices=cache(PriceMap)):
+        structlog.get_logger("tally").warning("configuration", file=note.file, key=note.key, reason=note.reason)
+    tally = Tally(config)
     if tally.open_to_all and not _loopback(host):
         raise ConfigError(
             [
@@ -47,9 +55,11 @@ def serve(config_path: Path | None, host: str, port: int) -> None:
         http="httptools",
         access_log=False,
         server_header=False,
+        log_config=None,
         log_level="warning",
         timeout_keep_alive=75,
-        timeout_graceful_shutdown=30,
+        # a request that began just now has its whole deadline, and a moment to be answered
+        timeout_graceful_shutdown=min(ceil(config.scaling.deadline_s) + 5, config.general_settings.shutdown_s),
     )
 
 

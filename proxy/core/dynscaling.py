@@ -119,10 +119,11 @@ class DynScalingBatch(Batch):
         count = arm.end - state.drawn
         # sorting random keys is a random order, and its head a sample without replacement: one call for all draws
         orders = self._rng.random((count, len(finished))).argsort(axis=1)[:, : self.thought_length].tolist()
-        return sum(
-            self._start(state, 1, tuple([finished[i] for i in order]), same_round=nth > 0)
-            for nth, order in enumerate(orders)
-        )
+        for nth, order in enumerate(orders):
+            # a round that the cap refuses has no first draw, and so no others
+            if not self._start(state, 1, tuple([finished[i] for i in order]), same_round=nth > 0):
+                return nth
+        return count
 
     def _complete(self, state: QueryState, arm: _Arm) -> None:
         for sample in state.samples[arm.heard :]:

@@ -1,6 +1,6 @@
 """The vote: plurality over labels, ties to the earliest answer, abstentions left out."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from math import comb
 
@@ -38,15 +38,6 @@ def plurality(labels: Iterable[Label | None]) -> Votes:
             counts[label] = counts.get(label, 0) + 1
     # sorted() is stable and a dict keeps insertion order, so ties stay with the earliest answer
     return Votes(tuple(sorted(counts.items(), key=lambda item: -item[1])), abstained)
-
-
-def weighted_leader(labels: Sequence[Label | None], weights: Sequence[float]) -> Label | None:
-    """The label with the largest sum of `weights` (same shape as `labels`), ties to the earliest, or None."""
-    sums: dict[Label, float] = {}
-    for label, weight in zip(labels, weights, strict=True):
-        if label is not None:
-            sums[label] = sums.get(label, 0.0) + weight
-    return max(sums, key=lambda label: sums[label]) if sums else None
 
 
 def confidence(first: int, second: int) -> float:

@@ -37,6 +37,13 @@ class Books(Reserving, Keys):
         """Open an existing file to read, also beside a running server. Raises ConfigError."""
         return cls(connect_read_only(path), clock, token_bytes)
 
+    def probe(self) -> None:
+        """Write a row, the time of this call, to see that the file takes one. Raises sqlite3.Error."""
+        with self.transaction():
+            self._db.execute(
+                "INSERT OR REPLACE INTO meta (name, value) VALUES ('probed_at', ?)", (f"{self.now():.3f}".encode(),)
+            )
+
     def adopt(self, tenants: Sequence[Tenant], keys: Mapping[str, Sequence[str]]) -> None:
         """Take over the configured tenants and their keys, by tenant; the file wins, counters stay.
 

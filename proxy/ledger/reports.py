@@ -92,7 +92,7 @@ class TenantSheet:
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class RequestLine:
     """One request as the ledger keeps it. `recorded_at` is in seconds since 1970."""
 
     tenant: str
@@ -125,16 +125,16 @@ def sheets(store: Store) -> list[TenantSheet]:
         return [_sheet(store, row) for row in store.rows("SELECT * FROM tenants ORDER BY name").fetchall()]
 
 
-def verdicts(store: Store, tenant: str | None = None, limit: int = 20) -> list[Verdict]:
+def verdicts(store: Store, tenant: str | None = None, limit: int = 20) -> list[RequestLine]:
     """The last requests of one tenant or of all, latest first."""
-    columns = [name if name != "request" else "id AS request" for name in Verdict.__dataclass_fields__]
+    columns = [name if name != "request" else "id AS request" for name in RequestLine.__dataclass_fields__]
     rows = store.rows(
         f"SELECT {', '.join(columns)} FROM requests WHERE tenant = coalesce(?, tenant) "  # noqa: S608 - columns of our own
         "ORDER BY recorded_at DESC, rowid DESC LIMIT ?",
         tenant,
         limit,
     )
-    return [Verdict(*row) for row in rows]
+    return [RequestLine(*row) for row in rows]
 
 
 def draws(store: Store, tenant: str | None = None) -> Iterator[JSON]:

@@ -17,9 +17,8 @@ _INSERT_DRAW = f"INSERT INTO draws ({', '.join(_DRAW)}) VALUES ({', '.join('?' *
 _VERDICT = [field.name for field in fields(RequestRow) if field.name not in ("account", "ballots")]
 _INSERT_REQUEST = f"""INSERT OR REPLACE INTO requests (tenant, key, id, recorded_at, {", ".join(_VERDICT)})
 VALUES (?, ?, ?, ?, {", ".join("?" * len(_VERDICT))})"""  # noqa: S608 - names of our own
-# the last one: a draw that was billed, lost and made again has two rows, and only the second one voted
-_UPDATE_BALLOT = """UPDATE draws SET label = ?, score = ?, mean_logprob = ? WHERE number =
-(SELECT max(number) FROM draws WHERE request = ? AND tenant = ? AND id = ?)"""
+_UPDATE_BALLOT = """UPDATE draws SET label = ?, score = ?, mean_logprob = ?
+WHERE request = ? AND tenant = ? AND id = ?"""
 
 LOST = "lost"
 """Status of the row that charges a reservation whose end was never told."""

@@ -72,7 +72,7 @@ def _m003_reservations(db: "Database") -> None:
 
 
 def _m004_draws(db: "Database") -> None:
-    """No unique id: a retried draw that was billed twice has two rows."""
+    """A row's `id` is its attempt and its place in it: a draw that was billed, lost and made again has two rows."""
     account = {"tenant": str, "key": str, "request": str, "attempt": str, "settled_at": float, "window_start": float}
     draw = {"id": str, "purpose": str, "round": int, "index": int, "status": str, "model": str, "deployment": str}
     tokens = {"prompt_tokens": int, "cached_tokens": int, "completion_tokens": int, "reasoning_tokens": int}

@@ -1,6 +1,7 @@
 """One open SQLite file: where it is, how it is opened, and its transactions."""
 
 import sqlite3
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +14,11 @@ MAX_INTEGER = 2**63 - 1
 """The largest integer that SQLite holds: nine billion dollars in nano-USD."""
 
 Synchronous = Literal["FULL", "NORMAL", "OFF"]
+
+
+def wall_clock() -> float:
+    """Seconds since 1970: what the ledger goes by, and nothing else."""
+    return time.time_ns() / 1e9
 
 
 def database_path(url: str) -> Path | None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 
-from proxy.config import Config, ModelEntry
+from proxy.config import Config, LiteLLMParams, ModelEntry
 from proxy.errors import NotFound
 from proxy.money import Rates, pico_usd
 from proxy.types import AnswerSpec, StrategyName
@@ -12,11 +12,38 @@ from proxy.upstream.direct import PROVIDERS
 from proxy.upstream.prices import PriceMap
 
 _MAX_UNLISTED = 1000
-# what LiteLLM's router reads goes no further; everything else in litellm_params goes to the provider
-_ROUTER = frozenset({"rpm", "tpm", "num_retries", "max_retries", "weight"})
+ROUTER = frozenset({"rpm", "tpm", "num_retries", "max_retries", "weight"})
+"""What LiteLLM's router reads goes no further; everything else in `litellm_params` goes to the provider."""
+
 _HEADERS = frozenset({"extra_headers", "organization"})
 _KEY_VARIABLES = {"hosted_vllm": "HOSTED_VLLM_API_KEY"}
-_BASE_VARIABLES = {"openai": ("OPENAI_BASE_URL", "OPENAI_API_BASE"), "hosted_vllm": ("HOSTED_VLLM_API_BASE",)}
+BASE_VARIABLES = {"openai": ("OPENAI_BASE_URL", "OPENAI_API_BASE"), "hosted_vllm": ("HOSTED_VLLM_API_BASE",)}
+
+
+def base_url(provider: str, environ: Mapping[str, str]) -> str | None:
+    """Where the environment says that a provider of the direct lane is served."""
+    return next((environ[name] for name in BASE_VARIABLES.get(provider, ()) if environ.get(name)), None)
+
+
+def provider_of(params: LiteLLMParams, prices: Callable[[], PriceMap]) -> tuple[str, str]:
+    """LiteLLM's name of the provider of a listed model, and the model's name there."""
+    provider, slash, bare = params.model.partition("/")
+    if not slash:
+        return ("openai" if params.api_base else prices().provider(params.model) or "openai"), params.model
+    # as in "/model"
+    return provider or "openai", bare
+
+
+def rates_of(params: LiteLLMParams, prices: Callable[[], PriceMap]) -> Rates | None:
+    """What a token of a listed model costs: by its entry, else by the table; None when neither knows."""
+    if params.input_cost_per_token is None or params.output_cost_per_token is None:
+        return prices().rates(params.model)
+    cached = params.cache_read_input_token_cost
+    return Rates(
+        pico_usd(params.input_cost_per_token),
+        pico_usd(params.output_cost_per_token),
+        None if cached is None else pico_usd(cached),
+    )
 
 
 class Catalogue:
@@ -47,10 +74,10 @@ class Catalogue:
             self._listed.setdefault(entry.model_name, []).append(self._deployment(entry))
 
     def find(self, model: str) -> Deployment:
-        """The least busy deployment of `model`. Raises NotFound."""
+        """The least busy deployment of `model`, of equals the one that was called least. Raises NotFound."""
         deployments = self._listed.get(model)
         if deployments:
-            return min(deployments, key=lambda deployment: deployment.calls)
+            return min(deployments, key=lambda deployment: (deployment.calls, deployment.begun))
         if self._open:
             return self._find_unlisted(model)
         raise NotFound(f"The model {model!r} does not exist.", code="model_not_found", param="model")
@@ -109,8 +136,7 @@ class Catalogue:
     def _endpoint(self, provider: str, model: str, base: str | None, key: str | None) -> Endpoint:
         if provider in PROVIDERS and base is None:
             # the key in the environment is for the address in the environment, not for one that a file names
-            variables = _BASE_VARIABLES.get(provider, ())
-            base = next((self._environ[name] for name in variables if self._environ.get(name)), None)
+            base = base_url(provider, self._environ)
             key = key or self._environ.get(_KEY_VARIABLES.get(provider, "OPENAI_API_KEY"))
             if base is None and provider != "openai":
                 raise NotFound(f"Nobody says where {provider}/{model} is served: it needs an api_base.", param="model")
@@ -118,37 +144,26 @@ class Catalogue:
 
     def _deployment(self, entry: ModelEntry) -> Deployment:
         params, info = entry.litellm_params, entry.model_info
-        provider, _, bare = params.model.rpartition("/") if "/" not in params.model else params.model.partition("/")
-        if not provider:
-            provider = "openai" if params.api_base else self._prices().provider(params.model) or "openai"
+        provider, bare = provider_of(params, self._prices)
         endpoint = self._endpoint(provider, bare, params.api_base, params.api_key)
-        rest = {key: value for key, value in params.extra.items() if key not in _ROUTER}
+        rest = {key: value for key, value in params.extra.items() if key not in ROUTER}
         direct = provider in PROVIDERS
         headers = {key: rest.pop(key) for key in _HEADERS & rest.keys()} if direct else {}
         return Deployment(
             model_name=entry.model_name,
             endpoint=Endpoint(provider, bare, endpoint.api_base, endpoint.api_key, headers if direct else rest),
             lane=self._lane(provider),
-            rates=self._rates(entry),
+            rates=rates_of(params, self._prices),
             max_output=info.max_output_tokens or (None if params.api_base else self._max_output(params.model)),
             max_n=info.max_n,
+            told_max_n=info.max_n is not None,
             usage_per_choice=info.usage == "per_choice",
+            told_per_choice=info.usage == "per_choice",
             streams=info.stream,
             hidden_reasoning=info.hidden_reasoning,
             timeout=params.timeout or 600.0,
             defaults=rest if direct else {},
             limit=params.max_parallel_requests or MAX_CALLS,
-        )
-
-    def _rates(self, entry: ModelEntry) -> Rates | None:
-        params = entry.litellm_params
-        if params.input_cost_per_token is None or params.output_cost_per_token is None:
-            return self._prices().rates(params.model)
-        cached = params.cache_read_input_token_cost
-        return Rates(
-            pico_usd(params.input_cost_per_token),
-            pico_usd(params.output_cost_per_token),
-            None if cached is None else pico_usd(cached),
         )
 
     def _max_output(self, model: str) -> int | None:

@@ -21,8 +21,10 @@ class Deployment:
 
     `rates` None: the price is unknown. `max_output` None: the model's own maximum is unknown, in tokens a choice.
     `max_n` is the largest `n` the deployment has been seen, or told (`told_max_n`), to take (None: not known yet);
-    `usage_per_choice`: its usage counts the first choice only; `tokens_per_delta` is what a streamed delta held;
-    `gives_logprobs` turns false where it refuses them. `calls` are going on now, `begun` is how many ever did.
+    `usage_per_choice`: its usage counts the first choice only, as it seems or as the operator says (`told_per_choice`).
+    `tokens_per_delta` is what a streamed delta held, `prompt_share` the most that a prompt had of what it was thought
+    to have at most. `streams` and `gives_logprobs` turn false where it refuses them (`has_streamed`: it did stream).
+    `calls` are going on now, `begun` is how many ever did.
     """
 
     model_name: str
@@ -42,6 +44,9 @@ class Deployment:
     calls: int = 0
     begun: int = 0
     told_max_n: bool = False
+    told_per_choice: bool = False
+    has_streamed: bool = False
+    prompt_share: float = 0.0
     _full: int = 0
     _slots: asyncio.Semaphore | None = None
 

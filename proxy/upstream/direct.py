@@ -71,7 +71,10 @@ class DirectLane:
 
     def _post(self, endpoint: Endpoint, body: JSON, timeout: float) -> "aiohttp.client._RequestContextManager":
         if self._session is None:
-            self._session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0, ttl_dns_cache=300))
+            # a provider's cookies would go from one tenant's call to the next one's
+            jar = aiohttp.DummyCookieJar()
+            connector = aiohttp.TCPConnector(limit=0, ttl_dns_cache=300)
+            self._session = aiohttp.ClientSession(connector=connector, cookie_jar=jar)
         headers = {"content-type": "application/json", **endpoint.params.get("extra_headers", {})}
         if endpoint.api_key:
             headers.setdefault("authorization", f"Bearer {endpoint.api_key}")

@@ -16,8 +16,8 @@ _PER_MESSAGE = 16
 _TEMPLATE = 64
 _PER_IMAGE = 8192
 _BYTES_A_TOKEN_OF_A_FILE = 8
-_SUSPICIOUS_BYTES_PER_TOKEN = 7
-_MIN_SUSPICIOUS_BYTES = 64
+_MOST_BYTES_A_TOKEN = 7
+_MIN_BYTES = 64
 
 
 def prompt_bound(body: JSON) -> int:
@@ -54,40 +54,48 @@ def told(usage: JSON) -> Usage:
     )
 
 
-def billed(assembled: Assembler, deployment: Deployment, choices: int, streamed: bool) -> Usage | None:
+def billed(assembled: Assembler, deployment: Deployment, choices: int) -> Usage | None:
     """What to charge for a finished call, or None when the provider told nothing.
 
-    Some servers count the first choice only when `choices` > 1. The larger of what was told and what can be counted
-    is charged, and the deployment is remembered as one that tells per choice.
+    What the provider tells is believed, but for one known fault: some servers count the first choice only when
+    `choices` > 1. Then the others are charged in proportion, and the usage is an estimate.
     """
     if assembled.usage is None:
         return None
     usage = told(assembled.usage)
-    counted = sum(assembled.tokens(index) for index in range(choices)) if streamed or _listed(assembled) else 0
-    sizes = assembled.sizes()
-    if choices > 1 and sizes and not counted:
-        counted = _scaled(usage.completion, sizes, deployment.usage_per_choice)
     # tokens that the text cannot explain are hidden reasoning, and say nothing of deltas
-    if streamed and choices == 1 and 0 < assembled.deltas <= usage.completion <= assembled.size:
+    if choices == 1 and 0 < assembled.deltas <= usage.completion <= assembled.size:
         deployment.tokens_per_delta = usage.completion / assembled.deltas
-    if counted <= usage.completion:
+    counts = [assembled.tokens(index) for index in range(choices)]
+    sizes = assembled.sizes()
+    if choices == 1 or not sizes or not _first_only(assembled, usage.completion, counts, deployment):
         return usage
-    if choices > 1:
-        deployment.usage_per_choice = True
-    return Usage(usage.prompt, counted, usage.cached, usage.reasoning, estimated=True)
+    weights = counts if all(counts) else sizes
+    completion = max(-(-usage.completion * sum(weights) // max(weights[0], 1)), sum(size > 0 for size in sizes))
+    return Usage(usage.prompt, completion, usage.cached, usage.reasoning, estimated=True)
 
 
-def _scaled(first: int, sizes: list[int], per_choice: bool) -> int:
-    """Tokens of all choices where the count told seems to be the first one's; 0 where it seems to be the total."""
+def _first_only(assembled: Assembler, told: int, counts: list[int], deployment: Deployment) -> bool:
+    """Whether `told` tokens are those of the first of several choices, by what can be counted and by bytes of text.
+
+    A token is hardly ever more than seven bytes on the average, nor less than one and a half.
+    """
+    sizes = assembled.sizes()
     total = sum(sizes)
-    suspicious = total >= _MIN_SUSPICIOUS_BYTES and total > first * _SUSPICIOUS_BYTES_PER_TOKEN
-    if not (per_choice or suspicious) or not sizes[0]:
-        return 0
-    return -(-first * total // sizes[0])
-
-
-def _listed(assembled: Assembler) -> bool:
-    return assembled.deltas == 0 and assembled.tokens(0) > 0
+    fewer = told < sum(size > 0 for size in sizes)
+    dense = total >= _MIN_BYTES and total > told * _MOST_BYTES_A_TOKEN
+    # what log-probabilities count are tokens; what deltas count may be letters
+    plausible = assembled.deltas == 0 or 2 * sizes[0] >= 3 * told
+    alike = all(counts) and abs(told - counts[0]) <= 1 + counts[0] // 20 and 2 * sum(counts) >= 3 * told
+    if fewer or dense or (alike and plausible):
+        deployment.usage_per_choice = True
+        return True
+    if deployment.told_per_choice:
+        return True
+    if deployment.usage_per_choice and (all(counts) or 2 * sizes[0] < 3 * told):
+        # what was learned is contradicted
+        deployment.usage_per_choice = False
+    return deployment.usage_per_choice
 
 
 def _count(counts: object, name: str) -> int:

@@ -1,32 +1,31 @@
-"""The operator's file: what it may say, and every mistake in it by file, key and reason.
+"""What the operator's file may say, section by section.
 
-The format is LiteLLM's `model_list` with `os.environ/NAME` references, plus `scaling` and `tenants`; YAML or JSON.
+The format is LiteLLM's `model_list`, plus `scaling`, `tenants` and `general_settings`.
 """
 
-import difflib
-import json
-import os
-from collections.abc import Iterator, Mapping
 from decimal import Decimal
-from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PositiveInt, ValidationError, model_validator
-from yaml.composer import ComposerError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    PositiveInt,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
-from proxy.errors import ConfigError, Problem
 from proxy.money import nano_usd
 from proxy.types import JSON, AnswerKind, AnswerSpec, Strategy, StrategyName, Tenant, Votable
 from proxy.windows import parse_duration
 
-_REFERENCE = "os.environ/"
 _WEAK_KEYS = frozenset({"sk-1234", "sk-12345678", "changeme", "password", "secret", "master", "test"})
 _MIN_MASTER_KEY = 16
 _MIN_KEY = 6
 _MAX_N = 1024
 _MAX_COUNT = 10**15
-_RESERVED = frozenset({"local", "master"})
 
 
 def _duration(text: str) -> str:
@@ -144,15 +143,15 @@ class ScalingConfig(_Section):
 
     strategy: Literal[StrategyName, "adaptive"] = "self_consistency"
     samples: Annotated[int, Field(ge=1, le=_MAX_N)] = Field(default=8, description="N of the fixed-N strategies")
+    unit: Annotated[int, Field(ge=2, le=256)] = Field(default=8, description="DynScaling's B_unit, in samples")
     mean_samples: Annotated[int, Field(ge=1, le=_MAX_N)] = Field(
-        default=16, description="what a query credits to its batch"
+        default=16, validate_default=True, description="what a query credits to its batch; at least unit"
     )
     max_samples: Annotated[int, Field(ge=1, le=_MAX_N)] = 32
     max_rounds: Annotated[int, Field(ge=1, le=64)] = Field(default=6, description="waves of draws, one after the other")
     deadline_s: Annotated[float, Field(gt=0, le=3600)] = 120.0
     batch_window_ms: Annotated[float, Field(ge=0, le=10_000)] = 50.0
     batch_max_queries: Annotated[int, Field(ge=1, le=4096)] = 32
-    unit: Annotated[int, Field(ge=2, le=256)] = Field(default=8, description="DynScaling's B_unit, in samples")
     thought_length: Annotated[int, Field(ge=1, le=64)] = Field(
         default=4, description="DynScaling's k: earlier answers shown"
     )
@@ -168,11 +167,13 @@ class ScalingConfig(_Section):
     slice_tokens: Annotated[int, Field(ge=16)] = Field(default=1024, description="output tokens reserved at a time")
     answer: AnswerConfig = AnswerConfig()
 
-    @model_validator(mode="after")
-    def _consistent(self) -> "ScalingConfig":
-        if self.mean_samples < self.unit:
-            raise ValueError(f"mean_samples ({self.mean_samples}) is below the unit of DynScaling ({self.unit})")
-        return self
+    @field_validator("mean_samples")
+    @classmethod
+    def _holds_a_unit(cls, mean_samples: int, others: ValidationInfo) -> int:
+        unit = others.data.get("unit", 1)
+        if mean_samples < unit:
+            raise ValueError(f"{mean_samples} is below the unit of DynScaling ({unit})")
+        return mean_samples
 
     def default(self) -> Strategy:
         """The default strategy with its parameters. `adaptive` is not built yet: self-consistency stands in for it."""
@@ -230,6 +231,9 @@ class GeneralSettings(_Section):
     max_messages: PositiveInt = 4096
     budget_exceeded_status_code: Annotated[int, Field(ge=400, le=499)] = 402
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+    shutdown_s: Annotated[int, Field(ge=1, le=3600)] = Field(
+        default=130, description="seconds a stopped server has, at most, to finish what it has begun"
+    )
 
 
 class Config(_Section):
@@ -239,169 +243,3 @@ class Config(_Section):
     scaling: ScalingConfig = ScalingConfig()
     tenants: tuple[TenantConfig, ...] = ()
     general_settings: GeneralSettings = GeneralSettings()
-
-
-def load_config(path: Path | None, environ: Mapping[str, str] = os.environ) -> Config:
-    """The configuration in `path` (None: the defaults). Raises ConfigError that names every mistake.
-
-    Without a file, `TALLY_MASTER_KEY` and `TALLY_DATABASE_URL` are read from the environment.
-    """
-    if path is None:
-        return parse_config(_from_environment(environ), "environment", environ)
-    try:
-        return parse_config(_parsed(path), str(path), environ)
-    except RecursionError as error:
-        raise ConfigError([Problem(str(path), "", "is nested too deeply, or holds itself")]) from error
-
-
-def parse_config(data: object, file: str, environ: Mapping[str, str]) -> Config:
-    """The configuration in `data`; `file` names it in errors."""
-    if not isinstance(data, dict):
-        raise ConfigError([Problem(file, "", "must be a mapping with model_list, scaling, tenants, general_settings")])
-    missing: list[Problem] = []
-    # a section that stands there empty is one that is not there
-    given = {name: section for name, section in data.items() if section is not None}
-    resolved = _resolve(given, "", file, environ, missing)
-    try:
-        config = Config.model_validate(resolved)
-    except ValidationError as error:
-        wrong = [_problem(file, dict(item)) for item in error.errors(include_url=False, include_input=False)]
-        unset = {problem.key for problem in missing}
-        raise ConfigError([*missing, *(problem for problem in wrong if problem.key not in unset)]) from None
-    problems = [*missing, *_across(config, file)]
-    if problems:
-        raise ConfigError(problems)
-    return config
-
-
-def _parsed(path: Path) -> object:
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError([Problem(str(path), "", f"cannot be read: {error}")]) from error
-    try:
-        if path.suffix == ".json":
-            return json.loads(text, object_pairs_hook=_once)
-        data = yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader
-    except json.JSONDecodeError as error:
-        raise ConfigError([Problem(str(path), f"line {error.lineno}", f"is not JSON: {error.msg}")]) from error
-    except yaml.YAMLError as error:
-        raise ConfigError([_yaml_problem(str(path), error)]) from error
-    except ValueError as error:
-        # a number of thousands of digits, the 13th month, a key that stands twice
-        raise ConfigError([Problem(str(path), "", str(error))]) from error
-    return {} if data is None else data
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML, where a key that stands twice is an error: the second would silently undo the first."""
-
-    def compose_mapping_node(self, anchor: dict[Any, yaml.Node]) -> yaml.MappingNode:
-        node: yaml.MappingNode = super().compose_mapping_node(anchor)
-        seen: set[str] = set()
-        for key, _ in node.value:
-            if isinstance(key, yaml.ScalarNode) and key.value in seen:
-                raise ComposerError(None, None, f"the key {key.value!r} stands twice", key.start_mark)
-            seen.add(str(key.value))
-        return node
-
-
-def _once(pairs: list[tuple[str, Any]]) -> JSON:
-    found: JSON = {}
-    for key, value in pairs:
-        if key in found:
-            raise ValueError(f"the key {key!r} stands twice")
-        found[key] = value
-    return found
-
-
-def _from_environment(environ: Mapping[str, str]) -> JSON:
-    names = {"master_key": "TALLY_MASTER_KEY", "database_url": "TALLY_DATABASE_URL"}
-    return {"general_settings": {key: environ[name] for key, name in names.items() if environ.get(name)}}
-
-
-def _resolve(value: Any, key: str, file: str, environ: Mapping[str, str], problems: list[Problem]) -> Any:  # noqa: ANN401 - any YAML value
-    if isinstance(value, dict):
-        return {name: _resolve(item, f"{key}.{name}" if key else str(name), file, environ, problems)
-                for name, item in value.items()}  # fmt: skip
-    if isinstance(value, list):
-        return [_resolve(item, f"{key}[{index}]", file, environ, problems) for index, item in enumerate(value)]
-    if isinstance(value, str) and value.startswith(_REFERENCE):
-        name = value.removeprefix(_REFERENCE)
-        if not environ.get(name):
-            problems.append(Problem(file, key, f"the environment variable {name} is not set"))
-            return f"unset-0123456789abcdef-{len(problems)}"
-        return environ[name]
-    return value
-
-
-def _problem(file: str, error: JSON) -> Problem:
-    key = ""
-    for part in error["loc"]:
-        key += f"[{part}]" if isinstance(part, int) else f".{part}" if key else str(part)
-    reason = str(error["msg"]).removeprefix("Value error, ")
-    if error["type"] == "extra_forbidden":
-        reason = "is not a known key" + _suggestion(error["loc"])
-    elif error["type"] == "missing":
-        reason = "is missing"
-    return Problem(file, key, reason)
-
-
-def _suggestion(location: tuple[str | int, ...]) -> str:
-    section: Any = Config
-    for part in location[:-1]:
-        if isinstance(part, str):
-            section = section.model_fields[part].annotation
-            section = next(iter(_models(section)), None)
-    names = list(section.model_fields) if section is not None else []
-    close = difflib.get_close_matches(str(location[-1]), names, n=1)
-    return f"; did you mean {close[0]}?" if close else f"; known are {', '.join(names)}"
-
-
-def _models(annotation: Any) -> Iterator[type[BaseModel]]:  # noqa: ANN401 - any type expression
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        yield annotation
-    for inner in getattr(annotation, "__args__", ()):
-        yield from _models(inner)
-
-
-def _yaml_problem(file: str, error: yaml.YAMLError) -> Problem:
-    mark = getattr(error, "problem_mark", None)
-    reason = getattr(error, "problem", None) or "cannot be parsed"
-    return Problem(file, f"line {mark.line + 1}" if mark else "", f"is not YAML: {reason}")
-
-
-def _across(config: Config, file: str) -> Iterator[Problem]:
-    """Mistakes that only two keys together make."""
-    models = {entry.model_name for entry in config.model_list}
-    for index, tenant in enumerate(config.tenants):
-        if tenant.name in _RESERVED:
-            yield Problem(file, f"tenants[{index}].name", f"{tenant.name!r} is tally's own")
-        for place, model in enumerate(tenant.models or ()):
-            if models and model not in models:
-                yield Problem(file, f"tenants[{index}].models[{place}]", f"{model!r} is not in model_list")
-        if tenant.budget_duration and tenant.max_budget is None and tenant.token_budget is None:
-            yield Problem(file, f"tenants[{index}].budget_duration", "needs max_budget or token_budget")
-    judge = config.scaling.judge_model
-    if judge and models and judge not in models:
-        yield Problem(file, "scaling.judge_model", f"{judge!r} is not in model_list")
-    yield from _twice(config, file)
-
-
-def _twice(config: Config, file: str) -> Iterator[Problem]:
-    """Names and keys that stand for two tenants."""
-    names: dict[str, int] = {}
-    owners: dict[str, str] = {}
-    for index, tenant in enumerate(config.tenants):
-        if tenant.name in names:
-            yield Problem(
-                file, f"tenants[{index}].name", f"{tenant.name!r} stands at tenants[{names[tenant.name]}] too"
-            )
-        names.setdefault(tenant.name, index)
-        for place, key in enumerate(tenant.keys):
-            where = f"tenants[{index}].keys[{place}]"
-            if key == config.general_settings.master_key:
-                yield Problem(file, where, "is the master key")
-            if key in owners:
-                yield Problem(file, where, f"is a key of {owners[key]!r} too")
-            owners.setdefault(key, tenant.name)

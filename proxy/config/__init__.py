@@ -1,0 +1,26 @@
+"""The operator's file: what it may say, and every mistake in it by file, key and reason."""
+
+from proxy.config.models import (
+    AnswerConfig,
+    Config,
+    GeneralSettings,
+    LiteLLMParams,
+    ModelEntry,
+    ModelInfo,
+    ScalingConfig,
+    TenantConfig,
+)
+from proxy.config.reading import load_config, parse_config
+
+__all__ = [
+    "AnswerConfig",
+    "Config",
+    "GeneralSettings",
+    "LiteLLMParams",
+    "ModelEntry",
+    "ModelInfo",
+    "ScalingConfig",
+    "TenantConfig",
+    "load_config",
+    "parse_config",
+]

@@ -1,0 +1,56 @@
+"""What a configuration says of its models that cannot be done: known only with the price table and the environment."""
+
+from collections.abc import Callable, Iterator, Mapping
+
+from proxy.config import Config, ModelEntry
+from proxy.errors import ConfigError, Problem
+from proxy.upstream.catalogue import BASE_VARIABLES, ROUTER, base_url, provider_of, rates_of
+from proxy.upstream.direct import PROVIDERS
+from proxy.upstream.prices import PriceMap
+
+
+def check_models(
+    config: Config, file: str, *, environ: Mapping[str, str], prices: Callable[[], PriceMap]
+) -> tuple[Problem, ...]:
+    """What is accepted in `file` and has no effect, or less than one may think. Raises ConfigError for mistakes."""
+    mistakes: list[Problem] = []
+    notes: list[Problem] = []
+    for index, entry in enumerate(config.model_list):
+        where = f"model_list[{index}].litellm_params"
+        if _homeless(entry, environ, prices):
+            mistakes.append(Problem(file, f"{where}.api_base", _needs_base(entry, prices)))
+        for reason, wrong in _unpriced(config, entry, prices):
+            (mistakes if wrong else notes).append(Problem(file, where, reason))
+        keys = sorted(ROUTER & entry.litellm_params.extra.keys())
+        notes += [Problem(file, f"{where}.{key}", "is not honoured yet") for key in keys]
+    if mistakes:
+        raise ConfigError(mistakes)
+    return tuple(notes)
+
+
+def _homeless(entry: ModelEntry, environ: Mapping[str, str], prices: Callable[[], PriceMap]) -> bool:
+    if entry.litellm_params.api_base is not None:
+        return False
+    provider, _ = provider_of(entry.litellm_params, prices)
+    # OpenAI's own address is known
+    return provider in PROVIDERS - {"openai"} and base_url(provider, environ) is None
+
+
+def _needs_base(entry: ModelEntry, prices: Callable[[], PriceMap]) -> str:
+    provider, _ = provider_of(entry.litellm_params, prices)
+    variables = "".join(f" (or the environment variable {name})" for name in BASE_VARIABLES.get(provider, ()))
+    return f"is missing: nothing says where {entry.litellm_params.model} is served{variables}"
+
+
+def _unpriced(config: Config, entry: ModelEntry, prices: Callable[[], PriceMap]) -> Iterator[tuple[str, bool]]:
+    """Why the missing price of a model matters, and whether that is a mistake; nothing where it does not."""
+    limited = [one for one in config.tenants if one.max_budget is not None or one.max_cost_usd is not None]
+    if not limited or rates_of(entry.litellm_params, prices) is not None:
+        return
+    missing = f"the price of {entry.litellm_params.model} is not known, and"
+    cure = "give input_cost_per_token and output_cost_per_token"
+    users = [repr(one.name) for one in limited if one.models is None or entry.model_name in one.models]
+    if users:
+        yield f"{missing} {', '.join(users)} may use it with a limit in money: {cure}", True
+    else:
+        yield f"{missing} a tenant with a limit in money cannot use it: {cure}", False

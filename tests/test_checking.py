@@ -1,0 +1,75 @@
+"""Models that a configuration names and that cannot be served, or not to everybody."""
+
+from functools import cache
+from typing import Any
+
+import pytest
+
+from proxy.config import parse_config
+from proxy.errors import ConfigError
+from proxy.types import JSON
+from proxy.upstream.checking import check_models
+from proxy.upstream.prices import PriceMap
+
+PRICES = cache(PriceMap)
+URL = "http://127.0.0.1:9/v1"
+WHERE = "model_list[0].litellm_params"
+
+
+def found(params: JSON, tenant: JSON | None = None, environ: dict[str, str] | None = None) -> list[tuple[str, str]]:
+    """Key and reason of every note on one model `m` and at most one tenant."""
+    data: dict[str, Any] = {"model_list": [{"model_name": "m", "litellm_params": params}]}
+    if tenant is not None:
+        data["model_list"].append({"model_name": "free", "litellm_params": {"model": "openai/gpt-4o-mini"}})
+        data["tenants"] = [{"name": "acme", **tenant}]
+    notes = check_models(parse_config(data, "file", {}), "file", environ=environ or {}, prices=PRICES)
+    return [(note.key, note.reason) for note in notes]
+
+
+@pytest.mark.parametrize("model", ["hosted_vllm/m", "custom_openai/m"])
+def test_a_server_of_ones_own_needs_an_address(model: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        found({"model": model})
+    (problem,) = caught.value.problems
+    assert (problem.file, problem.key) == ("file", f"{WHERE}.api_base")
+    assert model in problem.reason
+    assert found({"model": model, "api_base": URL}) == []
+
+
+def test_an_address_in_the_environment_will_do() -> None:
+    assert found({"model": "hosted_vllm/m"}, environ={"HOSTED_VLLM_API_BASE": URL}) == []
+    assert found({"model": "openai/gpt-4o"}) == []
+
+
+@pytest.mark.parametrize("limit", [{"max_budget": 1}, {"max_cost_usd": 0}])
+@pytest.mark.parametrize("models", [{}, {"models": ["m"]}])
+def test_a_model_without_a_price_is_a_mistake_where_a_tenant_with_a_limit_in_money_may_use_it(
+    limit: JSON, models: JSON
+) -> None:
+    with pytest.raises(
+        ConfigError, match="the price of openai/unheard-of is not known, and 'acme' may use it"
+    ) as caught:
+        found({"model": "openai/unheard-of", "api_base": URL}, limit | models)
+    assert [problem.key for problem in caught.value.problems] == [WHERE]
+    prices = {"input_cost_per_token": 0, "output_cost_per_token": 0}
+    assert found({"model": "openai/unheard-of", "api_base": URL, **prices}, limit | models) == []
+
+
+def test_it_is_noted_where_such_tenants_may_not_use_it_and_nothing_to_others() -> None:
+    params = {"model": "openai/unheard-of", "api_base": URL}
+    ((key, reason),) = found(params, {"max_budget": 1, "models": ["free"]})
+    assert key == WHERE
+    assert "cannot use it" in reason
+    assert found(params, {"token_budget": 1}) == []
+    assert found(params) == []
+
+
+def test_every_mistake_is_named_at_once() -> None:
+    with pytest.raises(ConfigError) as caught:
+        found({"model": "custom_openai/m", "rpm": 3}, {"max_budget": 1})
+    assert [problem.key for problem in caught.value.problems] == [f"{WHERE}.api_base", WHERE]
+
+
+@pytest.mark.parametrize("key", ["rpm", "tpm", "num_retries", "max_retries", "weight"])
+def test_what_the_router_of_litellm_would_read_is_not_honoured_yet(key: str) -> None:
+    assert found({"model": "openai/gpt-4o", key: 1}) == [(f"{WHERE}.{key}", "is not honoured yet")]
