@@ -1,7 +1,9 @@
 """What a reply says: which spellings are one answer, what is found, what abstains, and which sample is returned."""
 
+import gc
 import math
 import time
+from collections.abc import Iterator
 from itertools import combinations
 from typing import Any
 
@@ -449,6 +451,16 @@ def test_long_text_that_is_not_a_json_object_abstains_too(text: str) -> None:
     assert label(text, response_format=OBJECT) is None
 
 
+@pytest.fixture
+def _collected() -> Iterator[None]:
+    """As in a server: what stands before is not looked through again for garbage."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
+@pytest.mark.usefixtures("_collected")
 @pytest.mark.parametrize("piece", ["1", "1.5", "1e2", "1e99", "[]", "{}", '""', "99999999999999999999", "[[[[1]]]]"])
 @pytest.mark.parametrize("size", [MAX_EXACT, MAX_JSON])
 def test_json_of_any_kind_is_read_in_little_time(piece: str, size: int) -> None:
@@ -681,3 +693,29 @@ def test_the_mean_log_probability_is_that_of_the_tokens() -> None:
 def test_a_reply_cut_at_its_limit_is_truncated() -> None:
     assert truncated(choice("42", "length"))
     assert not truncated(choice("42"))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "I don't know.",
+        "I don\u2019t know",
+        "Not sure!",
+        "No answer found",
+        "N/A",
+        "?",
+        "The answer is",
+        "The answer is ?",
+        "The answer is ___",
+        "Answer: I don't know",
+        "#### ?",
+        "The answer is N/A.",
+    ],
+)
+def test_the_lack_of_an_answer_is_no_answer(text: str) -> None:
+    assert read(Choice(0, {"content": text}, "stop"), AnswerSpec(), {}) is None
+
+
+@pytest.mark.parametrize("text", ["None", "Na", "The answer is none of the above.", "0", "\u03c0", "Unknown Pleasures"])
+def test_an_answer_that_sounds_like_none_is_one(text: str) -> None:
+    assert read(Choice(0, {"content": text}, "stop"), AnswerSpec(), {}) is not None

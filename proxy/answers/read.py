@@ -22,6 +22,12 @@ _LINE_WORDS = 20
 _SHOWN = 200
 _YES_NO = re.compile(r"\W*(yes|no)\b(?=[\s*_]*(?:[.,;:!]|$))", re.IGNORECASE)
 
+_BLANKS = " .:;?!_-*()[]\"'"
+_NO_ANSWERS = frozenset(
+    {"i don't know", "i do not know", "don't know", "i'm not sure", "i am not sure", "not sure", "unsure", "no idea"}
+    | {"n/a", "null", "no answer", "no answer found", "not found", "answer", "answer is", "the answer is"}
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Answer:
@@ -53,6 +59,14 @@ def read(choice: Choice, spec: AnswerSpec, request: JSON) -> Answer | None:
     return _read_text(visible_text(choice), spec.kind)
 
 
+def says_nothing(label: Label) -> bool:
+    """Whether a label is no answer but the lack of one: "I don't know", "N/A", an empty "The answer is ___"."""
+    if label[0] != "text":
+        return False
+    said = str(label[1]).strip(_BLANKS)
+    return said in _NO_ANSWERS or not any(character.isalnum() for character in said)
+
+
 def is_short(text: str) -> bool:
     """Whether a reply is short enough for all of it to be the answer and its sentence: 40 words."""
     return len(text) <= 2_000 and len(text.split(maxsplit=_SHORT_WORDS)) <= _SHORT_WORDS
@@ -79,13 +93,13 @@ def _read_text(text: str, kind: AnswerKind) -> Answer | None:
         return _refusal(text)
     found = _pointed_out(text, kind)
     if found is not None:
-        return Answer(found[1], _shown(found[0]), marked=True)
+        return None if says_nothing(found[1]) else Answer(found[1], _shown(found[0]), marked=True)
     # only now: "I cannot give a closed form, but the answer is 2" is no refusal
     refusal = _refusal(text)
     if refusal is not None:
         return refusal
     found, pointed = _FALLBACKS[kind](text)
-    return None if found is None else Answer(found[1], _shown(found[0]), marked=pointed)
+    return None if found is None or says_nothing(found[1]) else Answer(found[1], _shown(found[0]), marked=pointed)
 
 
 def _refusal(text: str) -> Answer | None:
