@@ -1,6 +1,7 @@
 """The wide lane: every provider that LiteLLM knows. The one module that imports LiteLLM, at its first call."""
 
 import copy
+import logging
 import os
 import re
 import warnings
@@ -153,6 +154,9 @@ def _import() -> _Library:
 
     # pydantic remarks on a type of LiteLLM's, of no use to anyone here
     warnings.filterwarnings("ignore", message="Item '.*' on TypedDict class", category=UserWarning)
+    for name in ("LiteLLM", "LiteLLM Router", "LiteLLM Proxy"):
+        # its handlers would write every line a second time, in a form of its own
+        logging.getLogger(name).handlers.clear()
     litellm.suppress_debug_info = True
     litellm.telemetry = False
     litellm.drop_params = False
