@@ -14,7 +14,8 @@ from proxy.answers import Answer, mean_logprob, read, truncated, visible_text
 from proxy.conditioning import conditioned
 from proxy.core.batch import Cancelled, Denied, Draw, Failure, Outcome, Sample
 from proxy.errors import TallyError, UpstreamError
-from proxy.metering import Errand, Meter, Purse
+from proxy.metering import Errand, Meter
+from proxy.purse import Purse
 from proxy.scoring import Scorer
 from proxy.types import JSON, Choice, Plan
 from proxy.upstream.deployment import Deployment

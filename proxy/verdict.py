@@ -10,8 +10,8 @@ from proxy.core.vote import Votes, plurality
 from proxy.drawing import Drawn, Query
 from proxy.errors import BudgetExceeded, ClientGone, TallyError, UpstreamError, UpstreamTimeout
 from proxy.ledger import Ballot, RequestRow
-from proxy.metering import Purse
 from proxy.money import usd
+from proxy.purse import Purse
 from proxy.types import JSON, Choice, Plan
 
 UNVOTED = "no votes"

@@ -15,7 +15,8 @@ from proxy.drawing import Drawer, Query
 from proxy.engine import Engine
 from proxy.ledger.reports import RequestLine, TenantCheck, check, draws, verdicts
 from proxy.ledger.sqlite import SqliteLedger
-from proxy.metering import Meter, Purse
+from proxy.metering import Meter
+from proxy.purse import Purse
 from proxy.scoring import Scorer
 from proxy.types import JSON, Account, Plan, Strategy, Tenant
 from proxy.upstream import Endpoint, Lane

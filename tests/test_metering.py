@@ -11,7 +11,8 @@ import orjson
 import pytest
 
 from proxy.errors import RequestInvalid, UpstreamError
-from proxy.metering import UNKNOWN_OUTPUT, Errand, MeteredCall, Purse
+from proxy.metering import UNKNOWN_OUTPUT, Errand, MeteredCall
+from proxy.purse import Purse
 from proxy.types import JSON, Choice, Tenant
 from proxy.upstream.usage import prompt_bound
 from tests.bench import Bench, bench

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.api.render import chunks, completion, tally_headers
-from proxy.metering import Purse
+from proxy.purse import Purse
 from proxy.types import Account, Choice, Plan, Strategy, Tenant, Usage
 from proxy.upstream.assemble import Assembler
 from proxy.verdict import Verdict

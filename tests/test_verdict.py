@@ -13,7 +13,7 @@ from proxy.errors import (
     UpstreamError,
     UpstreamTimeout,
 )
-from proxy.metering import Purse
+from proxy.purse import Purse
 from proxy.types import Account, Choice, Plan, Strategy, StrategyName, Tenant, Usage
 from proxy.upstream import Endpoint
 from proxy.upstream.deployment import Deployment

@@ -17,9 +17,9 @@ from proxy.batcher import Batcher
 from proxy.config import GeneralSettings
 from proxy.drawing import Query
 from proxy.errors import BodyTooLarge, BudgetExceeded, RequestInvalid, TallyError
-from proxy.metering import Purse
 from proxy.money import usd
 from proxy.plan import Planner
+from proxy.purse import Purse
 from proxy.relay import Relay, relayable, sliceable
 from proxy.scoring import Scorer
 from proxy.telemetry import Metrics

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from secrets import token_bytes
 from typing import Self, TypeVar, cast
 
@@ -51,13 +51,12 @@ class SqliteLedger:
             prepare(books)
             return cls(books)
         lock = ServerLock(path)
-        try:
+        with ExitStack() as failing:
+            failing.callback(lock.release)
             books = Books.open(path, clock=clock, token=token, pepper=pepper, synchronous=synchronous, busy_s=_BUSY_S)
             books.sweep_all()
             prepare(books)
-        except BaseException:
-            lock.release()
-            raise
+            failing.pop_all()
         return cls(books, lock)
 
     async def reserve(self, reservation: Reservation) -> int:

@@ -113,15 +113,16 @@ class Store:
     @contextmanager
     def _step(self) -> Iterator[None]:
         self._db.execute("SAVEPOINT step")
+        done = False
         try:
             yield
-        except BaseException:
+            done = True
+        finally:
             # a full disk ends the whole transaction, savepoints and all
             if self._db.in_transaction:
-                self._db.execute("ROLLBACK TO step")
+                if not done:
+                    self._db.execute("ROLLBACK TO step")
                 self._db.execute("RELEASE step")
-            raise
-        self._db.execute("RELEASE step")
 
     def rows(self, sql: str, *values: object) -> sqlite3.Cursor:
         """The rows of a query, as they are read."""

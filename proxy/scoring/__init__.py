@@ -2,7 +2,7 @@
 
 from typing import Protocol
 
-from proxy.metering import Purse
+from proxy.purse import Purse
 from proxy.types import JSON, Choice
 
 

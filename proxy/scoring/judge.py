@@ -5,7 +5,8 @@ from collections.abc import Callable
 from contextlib import aclosing
 
 from proxy.errors import TallyError
-from proxy.metering import Errand, Meter, Purse
+from proxy.metering import Errand, Meter
+from proxy.purse import Purse
 from proxy.types import JSON, Choice
 from proxy.upstream.deployment import Deployment
 

@@ -3,7 +3,7 @@
 from math import exp
 
 from proxy.answers import mean_logprob
-from proxy.metering import Purse
+from proxy.purse import Purse
 from proxy.scoring import Scorer
 from proxy.types import JSON, Choice
 

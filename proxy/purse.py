@@ -1,0 +1,70 @@
+"""What one request may cost, and has cost, over all of its calls."""
+
+from dataclasses import dataclass, field
+from itertools import count
+
+from proxy.errors import RequestInvalid
+from proxy.types import Account, Tenant, Usage
+from proxy.upstream.deployment import Deployment
+
+
+@dataclass(slots=True)
+class Purse:
+    """What one request may cost and has cost, in nano-USD, and what was learned of its prompt.
+
+    `held` is reserved by its calls now; `limit` None: the tenant's own budget is the only limit. `paid` is every token
+    of its calls, `drawn_tokens` the completions of its draws that gave a sample, `prompt_tokens` one draw's prompt as
+    the provider told it (else `prompt_estimated`), and `prompt_bound` what that prompt was thought to have at most.
+    """
+
+    tenant: Tenant
+    account: Account
+    limit: int | None = None
+    held: int = 0
+    spent: int = 0
+    paid: Usage = field(default_factory=Usage)
+    drawn_tokens: int = 0
+    prompt_tokens: int = 0
+    prompt_bound: int = 0
+    prompt_estimated: bool = False
+    attempts: "count[int]" = field(default_factory=count)
+
+    def pay(self, usage: Usage, nano: int, *, drawn: bool, bound: int) -> None:
+        """Count a call that ended; `bound` is its prompt's upper bound in tokens."""
+        old = self.paid
+        self.spent += nano
+        self.paid = Usage(
+            old.prompt + usage.prompt,
+            old.completion + usage.completion,
+            old.cached + usage.cached,
+            old.reasoning + usage.reasoning,
+            estimated=old.estimated or usage.estimated,
+        )
+        if drawn:
+            self.drawn_tokens += usage.completion
+            if usage.prompt and (not self.prompt_bound or (self.prompt_estimated and not usage.estimated)):
+                self.prompt_tokens, self.prompt_bound = usage.prompt, bound
+                self.prompt_estimated = usage.estimated
+
+    def prompt(self, bound: int) -> int:
+        """Tokens of a prompt that can have at most `bound`, by what the request's first prompt really had."""
+        return -(-bound * self.prompt_tokens // self.prompt_bound) if self.prompt_bound else bound
+
+    def check_price(self, deployment: Deployment) -> None:
+        """Raise RequestInvalid where money is limited and nobody knows what the deployment costs."""
+        if deployment.rates is None and (self.tenant.max_nano is not None or self.limit is not None):
+            raise RequestInvalid(
+                f"The model {deployment.model_name!r} has no known price, and what may be spent is limited in money: "
+                "the operator must set input_cost_per_token and output_cost_per_token.",
+                code="model_unpriced",
+                param="model",
+            )
+
+    def room(self, base: int, each: int, choices: int) -> int:
+        """For how many of `choices` the request's own cost cap has room."""
+        if self.limit is None:
+            return choices
+        free = self.limit - self.spent - self.held - base
+        if free < 0:
+            return 0
+        return choices if each == 0 else min(choices, free // each)
