@@ -7,6 +7,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
+from typing import Literal
 
 import stamina
 
@@ -27,6 +28,9 @@ _REFUSED = frozenset({400, 413, 422})
 _SHORT_TOKENS = 1024
 _SEEDS = 2**63
 _GRACE_S = 1.0
+
+Form = Literal["full", "stream", "bare"]
+"""How much of a prompt is sent: see `Prompt.seeded`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,14 +141,14 @@ class Wave:
 
     async def _call(self, tasks: asyncio.TaskGroup, draws: Sequence[int]) -> None:
         """One call, tried again where that helps; what it leaves missing is topped up by further calls."""
-        bare = self._prompt.bare
+        version = self._prompt.version
         try:
             got = await self._attempts(tasks, draws)
         except TallyError as error:
             missing = self._still(draws)
             if not isinstance(error, UpstreamError) or error.status not in _REFUSED:
                 self._lose(missing, error)
-            elif self._prompt.bare and not bare:
+            elif self._prompt.version > version:
                 self._spread(tasks, missing)
             elif len(missing) > 1 or self._prompt.extras or self._prompt.untried_stream:
                 await self._refused(tasks, missing)
@@ -161,41 +165,51 @@ class Wave:
         """The request itself is refused, or what tally put into it, or `n`. One bare draw tells the first apart."""
         suspect = self._prompt.extras or self._prompt.untried_stream
         try:
-            got = await self._attempts(tasks, draws[:1], bare=True)
+            got = await self._attempts(tasks, draws[:1], "bare")
         except TallyError as error:
             self._lose(self._still(draws), error)
             return
         rest = self._still(draws)
-        if got and suspect and (not rest or await self._refuses(tasks, rest[:1])):
-            self._prompt.strip()
+        if got and suspect and (not rest or await self._refuses(tasks, rest[:1], "full")):
+            await self._blame(tasks, rest[:1])
         elif got and rest:
             self._query.deployment.learn_max_n(-(-len(draws) // 2))
         self._spread(tasks, self._still(draws))
 
-    async def _refuses(self, tasks: asyncio.TaskGroup, draws: Sequence[int]) -> bool:
-        """Whether the deployment refuses what tally put into the prompt, also of one draw alone."""
+    async def _blame(self, tasks: asyncio.TaskGroup, draws: Sequence[int]) -> None:
+        """Take out what is refused: the stream, or what tally put in. Where both may be it, a stream alone tells."""
+        prompt = self._prompt
+        if not prompt.untried_stream:
+            prompt.strip()
+        elif not prompt.extras or (draws and await self._refuses(tasks, draws, "stream")):
+            prompt.unstream()
+        elif not prompt.untried_stream:
+            prompt.strip()
+
+    async def _refuses(self, tasks: asyncio.TaskGroup, draws: Sequence[int], form: Form) -> bool:
+        """Whether the deployment refuses a form of the prompt, also for one draw alone."""
         try:
-            await self._attempts(tasks, draws)
+            await self._attempts(tasks, draws, form)
         except TallyError as error:
             if isinstance(error, UpstreamError) and error.status in _REFUSED:
                 return True
             self._lose(self._still(draws), error)
         return False
 
-    async def _attempts(self, tasks: asyncio.TaskGroup, draws: Sequence[int], *, bare: bool = False) -> int:
+    async def _attempts(self, tasks: asyncio.TaskGroup, draws: Sequence[int], form: Form = "full") -> int:
         """A call and, after an error that may pass, another; returns how many choices the last one gave."""
         got = 0
         async for attempt in stamina.retry_context(on=self._wait, attempts=_ATTEMPTS, timeout=self._left()):
             with attempt:
                 try:
-                    got = await self._attempt(tasks, self._still(draws), bare=bare)
+                    got = await self._attempt(tasks, self._still(draws), form)
                 except UpstreamError as error:
                     # where no budget is left to try again, this is what went wrong
                     self._last_error = error
                     raise
         return got
 
-    async def _attempt(self, tasks: asyncio.TaskGroup, draws: Sequence[int], *, bare: bool) -> int:
+    async def _attempt(self, tasks: asyncio.TaskGroup, draws: Sequence[int], form: Form) -> int:
         if not draws:
             return 0
         query = self._query
@@ -206,7 +220,7 @@ class Wave:
             self._meter.call(
                 query.purse,
                 query.deployment,
-                self._prompt.seeded(self._first_place(draws), bare=bare),
+                self._prompt.seeded(self._first_place(draws), form),
                 errand,
                 choices=len(draws),
                 deadline=query.deadline,
@@ -281,32 +295,37 @@ class Wave:
 
 
 class Prompt:
-    """The body that a wave's calls send: the request with what tally puts in, or `bare`, for good, without it."""
+    """The body that a wave's calls send: the request with what tally puts in, until something of it is refused.
+
+    `version` counts what was taken out.
+    """
 
     def __init__(self, query: Query, given: Sequence[int]) -> None:
-        self.bare = False
+        self.version = 0
         self._query = query
         attempts = [visible_text(query.drawn[draw].choice) for draw in given if draw in query.drawn]
         self._shown = conditioned(query.request, attempts)
         wanted = query.plan.strategy.name == "optscale" and query.deployment.gives_logprobs
         self._logprobs = wanted and "logprobs" not in query.request
-        self._plain = self._body(query.request)
-        self._full = self._body(self._shown or query.request) | ({"logprobs": True} if self._logprobs else {})
+        self._build()
 
     @property
     def extras(self) -> bool:
-        """Whether there is anything in it that tally itself put in."""
-        return not self.bare and (self._shown is not None or self._logprobs)
+        """Whether there is anything in it that tally itself put in, but for asking for a stream."""
+        return self._shown is not None or self._logprobs
 
     @property
     def untried_stream(self) -> bool:
         """Whether it asks for a stream of a deployment that has never given one."""
         return bool(self._plain.get("stream")) and not self._query.deployment.has_streamed
 
-    def seeded(self, place: int, *, bare: bool) -> JSON:
-        """The body with a seed of its own: choice i of a call has seed + i on most servers, so places never clash."""
-        body = self._plain if bare or self.bare else self._full
-        if bare and self.untried_stream:
+    def seeded(self, place: int, form: Form) -> JSON:
+        """The body with a seed of its own: choice i of a call has seed + i on most servers, so places never clash.
+
+        `full` is all of it, `stream` the request alone, `bare` the request alone and no stream that was never tried.
+        """
+        body = self._full if form == "full" else self._plain
+        if form == "bare" and self.untried_stream:
             body = self._body(self._query.request, stream=False)
         seed = self._query.request.get("seed")
         # a number that does not fit in 64 bits is no JSON that everybody reads
@@ -314,13 +333,22 @@ class Prompt:
 
     def strip(self) -> None:
         """Take out what tally put in, which the deployment refuses; and remember what it would always refuse."""
-        deployment = self._query.deployment
         if self._logprobs:
-            deployment.gives_logprobs = False
-        if self.untried_stream:
-            deployment.streams = deployment.streams and self.extras
-            self._plain = self._body(self._query.request, stream=False)
-        self.bare = True
+            self._query.deployment.gives_logprobs = False
+        self._shown, self._logprobs = None, False
+        self._build()
+        self.version += 1
+
+    def unstream(self) -> None:
+        """Ask for whole replies: the deployment does not stream, and is remembered for it."""
+        self._query.deployment.streams = False
+        self._build()
+        self.version += 1
+
+    def _build(self) -> None:
+        request = self._query.request
+        self._plain = self._body(request)
+        self._full = self._body(self._shown or request) | ({"logprobs": True} if self._logprobs else {})
 
     def _body(self, request: JSON, *, stream: bool = True) -> JSON:
         query = self._query

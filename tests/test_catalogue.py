@@ -120,3 +120,10 @@ def test_a_models_own_strategy_and_answer_are_told() -> None:
     offered = catalogue(made, entry(name="b", api_base=URL))
     assert (offered.strategy("m"), offered.strategy("b"), offered.strategy("x")) == ("optscale", None, None)
     assert (offered.answer("m"), offered.answer("b")) == (AnswerSpec("number"), None)
+
+
+def test_a_thousand_odd_names_keep_nobody_from_a_model() -> None:
+    open_to_all = catalogue()
+    for number in range(1200):
+        open_to_all.find(f"openai/odd-{number}")
+    assert open_to_all.find("openai/gpt-4o-mini").rates is not None

@@ -43,31 +43,37 @@ def test_an_address_in_the_environment_will_do() -> None:
 
 @pytest.mark.parametrize("limit", [{"max_budget": 1}, {"max_cost_usd": 0}])
 @pytest.mark.parametrize("models", [{}, {"models": ["m"]}])
-def test_a_model_without_a_price_is_a_mistake_where_a_tenant_with_a_limit_in_money_may_use_it(
-    limit: JSON, models: JSON
-) -> None:
-    with pytest.raises(
-        ConfigError, match="the price of openai/unheard-of is not known, and 'acme' may use it"
-    ) as caught:
-        found({"model": "openai/unheard-of", "api_base": URL}, limit | models)
-    assert [problem.key for problem in caught.value.problems] == [WHERE]
+def test_a_missing_price_is_noted_where_it_keeps_a_tenant_from_its_model(limit: JSON, models: JSON) -> None:
+    ((key, reason),) = found({"model": "openai/unheard-of", "api_base": URL}, limit | models)
+    assert key == WHERE
+    assert "'acme', limited in money, will be refused it" in reason
     prices = {"input_cost_per_token": 0, "output_cost_per_token": 0}
     assert found({"model": "openai/unheard-of", "api_base": URL, **prices}, limit | models) == []
 
 
-def test_it_is_noted_where_such_tenants_may_not_use_it_and_nothing_to_others() -> None:
+def test_a_missing_price_is_nothing_to_tenants_that_it_does_not_keep_from_a_model() -> None:
     params = {"model": "openai/unheard-of", "api_base": URL}
-    ((key, reason),) = found(params, {"max_budget": 1, "models": ["free"]})
-    assert key == WHERE
-    assert "cannot use it" in reason
+    assert found(params, {"max_budget": 1, "models": ["free"]}) == []
     assert found(params, {"token_budget": 1}) == []
     assert found(params) == []
 
 
 def test_every_mistake_is_named_at_once() -> None:
+    homeless = ("custom_openai", "hosted_vllm")
     with pytest.raises(ConfigError) as caught:
-        found({"model": "custom_openai/m", "rpm": 3}, {"max_budget": 1})
-    assert [problem.key for problem in caught.value.problems] == [f"{WHERE}.api_base", WHERE]
+        check_models(
+            parse_config(
+                {"model_list": [{"model_name": name, "litellm_params": {"model": f"{name}/m"}} for name in homeless]},
+                "file",
+                {},
+            ),
+            "file",
+            environ={},
+            prices=PRICES,
+        )
+    assert [problem.key for problem in caught.value.problems] == [
+        f"model_list[{index}].litellm_params.api_base" for index in range(2)
+    ]
 
 
 @pytest.mark.parametrize("key", ["rpm", "tpm", "num_retries", "max_retries", "weight"])

@@ -274,6 +274,14 @@ async def test_a_deployment_that_refuses_streams_is_asked_for_whole_replies_from
             await exact(made, upstream)
 
 
+async def test_a_stream_that_is_refused_is_not_taken_for_refused_logprobs() -> None:
+    with FakeUpstream(refusing(lambda call: call.stream)) as upstream:
+        async with bench(upstream.base_url) as made:
+            found = await made.batcher.submit(made.query("optscale", parameters={"max_samples": 8}))
+            assert found.samples >= 3
+            assert (made.deployment.gives_logprobs, made.deployment.streams) == (True, False)
+
+
 async def test_where_no_sample_votes_the_verdict_says_so() -> None:
     prose = "It was a dark and stormy night, and the rain fell in torrents, " * 5
     with FakeUpstream(prose) as upstream:

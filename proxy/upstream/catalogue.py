@@ -108,12 +108,15 @@ class Catalogue:
         found = self._unlisted.get(model)
         if found is None:
             provider, bare = self._split(model)
-            if provider is None or len(self._unlisted) >= _MAX_UNLISTED:
+            if provider is None:
                 raise NotFound(
                     f"The model {model!r} does not exist: use PROVIDER/MODEL, such as openai/gpt-4o-mini.",
                     code="model_not_found",
                     param="model",
                 )
+            if len(self._unlisted) >= _MAX_UNLISTED:
+                # the oldest goes, so that a thousand odd names keep nobody from a model
+                del self._unlisted[next(iter(self._unlisted))]
             prices = self._prices()
             found = self._unlisted[model] = Deployment(
                 model_name=model,

@@ -19,8 +19,7 @@ def check_models(
         where = f"model_list[{index}].litellm_params"
         if _homeless(entry, environ, prices):
             mistakes.append(Problem(file, f"{where}.api_base", _needs_base(entry, prices)))
-        for reason, wrong in _unpriced(config, entry, prices):
-            (mistakes if wrong else notes).append(Problem(file, where, reason))
+        notes += [Problem(file, where, reason) for reason in _unpriced(config, entry, prices)]
         keys = sorted(ROUTER & entry.litellm_params.extra.keys())
         notes += [Problem(file, f"{where}.{key}", "is not honoured yet") for key in keys]
     if mistakes:
@@ -42,15 +41,16 @@ def _needs_base(entry: ModelEntry, prices: Callable[[], PriceMap]) -> str:
     return f"is missing: nothing says where {entry.litellm_params.model} is served{variables}"
 
 
-def _unpriced(config: Config, entry: ModelEntry, prices: Callable[[], PriceMap]) -> Iterator[tuple[str, bool]]:
-    """Why the missing price of a model matters, and whether that is a mistake; nothing where it does not."""
-    limited = [one for one in config.tenants if one.max_budget is not None or one.max_cost_usd is not None]
-    if not limited or rates_of(entry.litellm_params, prices) is not None:
-        return
-    missing = f"the price of {entry.litellm_params.model} is not known, and"
-    cure = "give input_cost_per_token and output_cost_per_token"
-    users = [repr(one.name) for one in limited if one.models is None or entry.model_name in one.models]
-    if users:
-        yield f"{missing} {', '.join(users)} may use it with a limit in money: {cure}", True
-    else:
-        yield f"{missing} a tenant with a limit in money cannot use it: {cure}", False
+def _unpriced(config: Config, entry: ModelEntry, prices: Callable[[], PriceMap]) -> Iterator[str]:
+    """Whom the missing price of a model keeps from it; a note, for others may use the model all the same."""
+    limited = [
+        repr(tenant.name)
+        for tenant in config.tenants
+        if (tenant.max_budget is not None or tenant.max_cost_usd is not None)
+        and (tenant.models is None or entry.model_name in tenant.models)
+    ]
+    if limited and rates_of(entry.litellm_params, prices) is None:
+        yield (
+            f"the price of {entry.litellm_params.model} is not known, so {', '.join(limited)}, limited in money, will "
+            "be refused it: give input_cost_per_token and output_cost_per_token"
+        )
