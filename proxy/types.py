@@ -1,13 +1,31 @@
 """Values that several rooms hand to each other."""
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 JSON = dict[str, Any]
 """A JSON object, as a client or an upstream sent it."""
 
-StrategyName = Literal["off", "self_consistency", "dynscaling", "optscale"]
-STRATEGIES: tuple[StrategyName, ...] = ("off", "self_consistency", "dynscaling", "optscale")
+StrategyName = Literal[
+    "off",
+    "self_consistency",
+    "adaptive",
+    "dynscaling",
+    "optscale",
+    "best_of_n",
+    "adaptive_consistency",
+    "early_stopping",
+    "blend_asc",
+    "sp1",
+    "sp2",
+    "sp3",
+    "multi_round",
+]
+STRATEGIES: tuple[StrategyName, ...] = get_args(StrategyName)
+
+Uncertainty = Literal["variation_ratio", "normalised_entropy", "inverse_margin"]
+VerdictRule = Literal["majority", "weighted", "best"]
+PriorSource = Literal["none", "history", "trained"]
 
 AnswerKind = Literal["auto", "math", "number", "choice", "label", "json", "tool_calls", "text"]
 Votable = Literal["auto", "always", "never"]
@@ -84,7 +102,10 @@ class Choice:
 
 @dataclass(frozen=True, slots=True)
 class Strategy:
-    """A strategy with its parameters; equal ones may share a micro-batch."""
+    """A strategy with its parameters; equal ones may share a micro-batch.
+
+    What a parameter means stands with the batch that takes it, in `proxy.core`.
+    """
 
     name: StrategyName
     samples: int = 8
@@ -95,9 +116,20 @@ class Strategy:
     unit: int = 8
     thought_length: int = 4
     exploration: float = 0.25
+    uncertainty: Uncertainty = "variation_ratio"
+    subset: int | None = None
+    votes: Literal["all", "conditioned"] = "all"
+    integrated: bool = True
+    dynamic: bool = True
     target: float = 0.95
     s_min: float = 0.95
     confidence: float = 0.9
+    prior: PriorSource = "none"
+    refit: Literal["always", "once"] = "always"
+    verdict: VerdictRule = "majority"
+    threshold: float = 0.95
+    window: int = 5
+    chains: int = 4
 
 
 @dataclass(frozen=True, slots=True)

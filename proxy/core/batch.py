@@ -9,6 +9,9 @@ property tests.
 from abc import ABC, abstractmethod
 from collections.abc import Hashable
 from dataclasses import dataclass, field
+from typing import Literal
+
+from proxy.core.prior import Prior
 
 Label = Hashable
 """What a sample votes for. Equal labels are the same answer."""
@@ -23,6 +26,15 @@ QUALITY = "quality reached"
 NO_SCORES = "no scores"
 
 
+Step = Literal["answer", "continue", "feedback", "refine", "grade", "rethink"]
+"""What a draw does with the samples it is given.
+
+`answer` sees them as earlier attempts, or answers alone; `continue` is told to wait and think on; `feedback` criticises
+one and is no ballot; `refine` answers anew after one and its feedback; `grade` scores one and is no ballot; `rethink`
+sees nothing of one but its answer.
+"""
+
+
 @dataclass(frozen=True, slots=True)
 class Draw:
     """One sample to be made. `given` holds the ids of the finished draws that its prompt shows (none: independent)."""
@@ -31,6 +43,7 @@ class Draw:
     query: int
     given: tuple[int, ...] = ()
     round: int = 1
+    step: Step = "answer"
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +100,7 @@ class QueryState:
 
     id: int
     probe: bool
+    prior: Prior | None = None
     drawn: int = 0
     rounds: int = 0
     out: set[int] = field(default_factory=set)
@@ -118,13 +132,16 @@ class Batch(ABC):
         self._decided: dict[int, None] = {}
         self._undecided = 0
 
-    def join(self, query: int, *, probe: bool = False) -> None:
-        """Add a query. A probing query makes one draw first, and goes on only when that one came back."""
+    def join(self, query: int, *, probe: bool = False, prior: Prior | None = None) -> None:
+        """Add a query. A probing query makes one draw first, and goes on only when that one came back.
+
+        `prior` is what is believed of its scores, for strategies that fit them.
+        """
         if self.closed:
             raise ValueError("the batch is closed")
         if query in self._queries:
             raise ValueError(f"query {query} has joined already")
-        self._queries[query] = QueryState(query, probe)
+        self._queries[query] = QueryState(query, probe, prior)
         self._changed[query] = None
         self._undecided += 1
 
@@ -225,7 +242,15 @@ class Batch(ABC):
         else:
             self._continue(state)
 
-    def _start(self, state: QueryState, count: int, given: tuple[int, ...] = (), *, same_round: bool = False) -> int:
+    def _start(
+        self,
+        state: QueryState,
+        count: int,
+        given: tuple[int, ...] = (),
+        *,
+        same_round: bool = False,
+        step: Step = "answer",
+    ) -> int:
         """Ask `count` draws for a query, fewer where a cap is met; returns how many."""
         if not same_round and state.rounds >= self.limits.max_rounds:
             return 0
@@ -233,7 +258,7 @@ class Batch(ABC):
         if count > 0 and not same_round:
             state.rounds += 1
         for _ in range(count):
-            draw = Draw(self._next_id, state.id, given, state.rounds)
+            draw = Draw(self._next_id, state.id, given, state.rounds, step)
             self._next_id += 1
             self.started += 1
             state.drawn += 1

@@ -13,6 +13,7 @@ from typing import Literal
 import numpy as np
 
 from proxy.core.batch import CONFIDENT, ROUND_CAP, SAMPLE_CAP, SPENT, Batch, Label, Limits, QueryState
+from proxy.core.prior import Prior
 from proxy.core.vote import confidence, variation_ratio
 
 Mode = Literal["live", "exact"]
@@ -92,9 +93,9 @@ class DynScalingBatch(Batch):
         """Draws of the budget that no query has made, nor will make to complete its unit."""
         return self._budget - self._committed
 
-    def join(self, query: int, *, probe: bool = False) -> None:
+    def join(self, query: int, *, probe: bool = False, prior: Prior | None = None) -> None:
         """Add a query and its `mean_samples` of budget."""
-        super().join(query, probe=probe)
+        super().join(query, probe=probe, prior=prior)
         size = min(self.unit, self.limits.max_samples)
         self._arms[query] = _Arm(self._queries[query], half=-(-size // 2), end=size)
         self._budget += self.mean_samples

@@ -1,14 +1,37 @@
-"""From a strategy's name and parameters to its batch."""
+"""From a strategy's name and parameters to its batch and the rule of its vote."""
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from proxy.core.batch import Batch, Limits
 from proxy.core.fixed import FixedBatch
+from proxy.core.vote import Rule
 from proxy.types import Strategy
 
 if TYPE_CHECKING:
     import numpy as np
+
+    from proxy.core.dynscaling import DynScalingBatch
+
+SCORED = frozenset({"optscale", "best_of_n"})
+"""Strategies whose samples a verifier scores."""
+
+
+def rule_for(strategy: Strategy) -> Rule:
+    """How the samples of a strategy vote."""
+    match strategy.name:
+        case "best_of_n":
+            return Rule(by="best")
+        case "sp3":
+            return Rule(by="weighted")
+        case "optscale":
+            return Rule(by=strategy.verdict)
+        case "dynscaling":
+            return Rule(conditioned=strategy.votes == "conditioned")
+        case "adaptive":
+            return Rule(ties="shortest")
+        case _:
+            return Rule()
 
 
 def batch_for(strategy: Strategy, rng: "Callable[[], np.random.Generator]") -> Batch:
@@ -18,21 +41,54 @@ def batch_for(strategy: Strategy, rng: "Callable[[], np.random.Generator]") -> B
     match strategy.name:
         case "off":
             return FixedBatch(1, limits)
-        case "self_consistency":
+        case "self_consistency" | "best_of_n":
             return FixedBatch(strategy.samples, limits)
         case "dynscaling":
-            from proxy.core.dynscaling import DynScalingBatch
-
-            return DynScalingBatch(
-                unit=strategy.unit,
-                thought_length=strategy.thought_length,
-                exploration=strategy.exploration,
-                mean_samples=strategy.mean_samples,
-                target=strategy.target,
-                limits=limits,
-                rng=rng(),
-            )
+            return _dynscaling(strategy, limits, rng())
         case "optscale":
             from proxy.core.optscale import OptScaleBatch
 
-            return OptScaleBatch(s_min=strategy.s_min, confidence=strategy.confidence, limits=limits)
+            return OptScaleBatch(
+                s_min=strategy.s_min, confidence=strategy.confidence, refit=strategy.refit, limits=limits
+            )
+        case "adaptive":
+            from proxy.core.adaptive import AdaptiveBatch
+
+            return AdaptiveBatch(mean_samples=strategy.mean_samples, target=strategy.target, limits=limits)
+        case "adaptive_consistency":
+            from proxy.core.adaptive_consistency import AdaptiveConsistencyBatch
+
+            # one draw a round would meet the round cap before it could stop
+            width = -(-limits.max_samples // limits.max_rounds)
+            return AdaptiveConsistencyBatch(threshold=strategy.threshold, width=width, limits=limits)
+        case "early_stopping":
+            from proxy.core.early_stopping import EarlyStoppingBatch
+
+            return EarlyStoppingBatch(window=strategy.window, limits=limits)
+        case "blend_asc":
+            from proxy.core.blend_asc import BlendAscBatch
+
+            return BlendAscBatch(mean_samples=strategy.mean_samples, limits=limits)
+        case "sp1" | "sp2" | "sp3" | "multi_round":
+            from proxy.core.sequential import SequentialBatch
+
+            return SequentialBatch(strategy.name, chains=strategy.chains, limits=limits)
+
+
+def _dynscaling(strategy: Strategy, limits: Limits, rng: "np.random.Generator") -> "DynScalingBatch":
+    from proxy.core.dynscaling import DynScalingBatch
+
+    return DynScalingBatch(
+        unit=strategy.unit,
+        thought_length=strategy.thought_length,
+        exploration=strategy.exploration,
+        uncertainty=strategy.uncertainty,
+        votes=strategy.votes,
+        integrated=strategy.integrated,
+        dynamic=strategy.dynamic,
+        subset=strategy.subset,
+        mean_samples=strategy.mean_samples,
+        target=strategy.target,
+        limits=limits,
+        rng=rng,
+    )

@@ -1,15 +1,41 @@
-"""The vote: plurality over labels, ties to the earliest answer, abstentions left out."""
+"""The vote: plurality over labels unless a rule says otherwise, ties to the earliest answer, abstentions left out."""
 
-from collections.abc import Iterable
-from dataclasses import dataclass
-from math import comb
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from math import comb, isnan
+from typing import Literal
 
 from proxy.core.batch import Label
 
 
 @dataclass(frozen=True, slots=True)
+class Ballot:
+    """What a sample brings to the vote: its label (None abstains), verifier score, length, and whether it saw others."""
+
+    label: Label | None
+    score: float | None = None
+    tokens: int = 0
+    conditioned: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """How ballots become a verdict.
+
+    `majority` counts, `weighted` adds up scores (no score, or one below 0, weighs nothing), `best` takes the label of
+    the best score. Scores decide only where there are any; else the majority does. Equal labels go to the one whose
+    sample came first, or (`shortest`) to the one whose samples took fewer tokens in the mean. `conditioned`: samples
+    that saw others are the only voters while there is one with an answer.
+    """
+
+    by: Literal["majority", "weighted", "best"] = "majority"
+    ties: Literal["earliest", "shortest"] = "earliest"
+    conditioned: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Votes:
-    """The result of a vote: `(label, count)` pairs, most first, ties in order of first appearance."""
+    """The result of a vote: `(label, count)` pairs, the leader first, ties in order of first appearance."""
 
     counts: tuple[tuple[Label, int], ...]
     abstained: int
@@ -24,7 +50,45 @@ class Votes:
         """How sure the leader is the mode (see `confidence`), or None when every sample abstained."""
         if not self.counts:
             return None
-        return confidence(self.counts[0][1], self.counts[1][1] if len(self.counts) > 1 else 0)
+        return confidence(self.counts[0][1], max((count for _, count in self.counts[1:]), default=0))
+
+
+@dataclass(slots=True)
+class _Group:
+    """The ballots of one label. `best` is its best score."""
+
+    label: Label
+    count: int = 0
+    tokens: int = 0
+    weight: float = 0.0
+    best: float = field(default=float("-inf"))
+
+
+def poll(ballots: Sequence[Ballot], rule: Rule) -> Votes:
+    """The verdict of `ballots`, given in draw order, under a rule."""
+    if rule.conditioned and any(ballot.conditioned and ballot.label is not None for ballot in ballots):
+        ballots = [ballot if ballot.conditioned else Ballot(None) for ballot in ballots]
+    groups: dict[Label, _Group] = {}
+    for ballot in ballots:
+        if ballot.label is not None:
+            _add(groups.setdefault(ballot.label, _Group(ballot.label)), ballot)
+    by = rule.by if any(group.best > float("-inf") for group in groups.values()) else "majority"
+
+    def rank(group: _Group) -> tuple[float, float]:
+        measure = {"majority": float(group.count), "weighted": group.weight, "best": group.best}[by]
+        return -measure, group.tokens / group.count if rule.ties == "shortest" else 0.0
+
+    # sorted() is stable and a dict keeps insertion order, so what is equal stays with the earliest answer
+    counts = tuple((group.label, group.count) for group in sorted(groups.values(), key=rank))
+    return Votes(counts, len(ballots) - sum(count for _, count in counts))
+
+
+def _add(group: _Group, ballot: Ballot) -> None:
+    group.count += 1
+    group.tokens += ballot.tokens
+    if ballot.score is not None and not isnan(ballot.score):
+        group.weight += max(ballot.score, 0.0)
+        group.best = max(group.best, ballot.score)
 
 
 def plurality(labels: Iterable[Label | None]) -> Votes:
@@ -45,6 +109,8 @@ def confidence(first: int, second: int) -> float:
 
     The regularised incomplete beta at 1/2 is the binomial tail P(Bin(first + second + 1, 1/2) <= second).
     """
+    if first < second:
+        return 1.0 - confidence(second, first)
     trials = first + second + 1
     below: int = sum(comb(trials, k) for k in range(second + 1))
     return 1.0 - below / (1 << trials)
