@@ -24,7 +24,7 @@ from proxy.api.wire import error_response
 from proxy.auth import LOCAL, MASTER, Auth
 from proxy.batcher import Batcher
 from proxy.config import Config
-from proxy.core.strategies import batch_for
+from proxy.core.strategies import SCORED, batch_for
 from proxy.drawing import Drawer
 from proxy.engine import Engine
 from proxy.errors import NotFound, RequestInvalid, TallyError
@@ -175,7 +175,7 @@ class Tally:
         judge = self.config.scaling.judge_model
         grader = JudgeScorer(meter, partial(self._catalogue.find, judge), clock=time.monotonic) if judge else None
         scorer = LogprobScorer(grader)
-        return lambda plan: scorer if plan.strategy.name == "optscale" else None
+        return lambda plan: scorer if plan.strategy.name in SCORED else None
 
     async def _probe(self) -> None:
         now = time.monotonic()

@@ -11,14 +11,17 @@ from typing import Literal
 
 import stamina
 
-from proxy.answers import Answer, mean_logprob, read, truncated, visible_text
-from proxy.conditioning import conditioned
+from proxy.answers import Answer, mean_logprob, read, truncated
+from proxy.conditioning import prompt, said
 from proxy.core.batch import Cancelled, Denied, Draw, Failure, Outcome, Sample
+from proxy.core.strategies import SCORED
+from proxy.core.vote import SILENT
 from proxy.errors import TallyError, UpstreamError
 from proxy.metering import Errand, Meter
 from proxy.purse import Purse
 from proxy.scoring import Scorer
-from proxy.types import JSON, Choice, Plan
+from proxy.scoring.grade import grade
+from proxy.types import JSON, Choice, Plan, StrategyName
 from proxy.upstream.deployment import Deployment
 
 _ATTEMPTS = 3
@@ -28,6 +31,8 @@ _REFUSED = frozenset({400, 413, 422})
 _SHORT_TOKENS = 1024
 _SEEDS = 2**63
 _GRACE_S = 1.0
+_CANCELLING: frozenset[StrategyName] = frozenset({"dynscaling", "optscale", "adaptive", "adaptive_consistency", "pets"})
+"""Strategies that may decide a query while draws of it are in flight."""
 
 Form = Literal["full", "stream", "bare"]
 """How much of a prompt is sent: see `Prompt.seeded`."""
@@ -35,8 +40,12 @@ Form = Literal["full", "stream", "bare"]
 
 @dataclass(frozen=True, slots=True)
 class Drawn:
-    """A finished sample with its text. `row` is its line in the ledger; `place` its place among its query's draws."""
+    """A finished sample with its text. `row` is its line in the ledger; `place` its place among its query's draws.
 
+    `draw` is what was asked; what it was `given` counts only where the prompt really showed it.
+    """
+
+    draw: Draw
     place: int
     row: str
     choice: Choice
@@ -68,13 +77,14 @@ class Query:
     head: JSON = field(default_factory=dict)
     errors: list[TallyError] = field(default_factory=list)
 
-    def keep(self, draw: int, place: int, row: str, choice: Choice) -> Drawn:
+    def keep(self, draw: Draw, place: int, row: str, choice: Choice) -> Drawn:
         """Keep a finished choice as a sample of this query."""
-        drawn = self.drawn[draw] = Drawn(
+        drawn = self.drawn[draw.id] = Drawn(
+            draw=draw,
             place=place,
             row=row,
             choice=choice,
-            answer=read(choice, self.plan.answer, self.request),
+            answer=None if draw.step in SILENT else read(choice, self.plan.answer, self.request),
             truncated=truncated(choice),
             score=None,
             mean_logprob=mean_logprob(choice),
@@ -118,10 +128,10 @@ class Wave:
         self._untold = {draw.id: query.places + index for index, draw in enumerate(draws)}
         self._missing = set(self._untold)
         self._last_error: UpstreamError | None = None
-        self._round = draws[0].round
-        self._prompt = Prompt(query, draws[0].given)
+        self._kind = draws[0]
+        self._prompt = Prompt(query, self._kind)
         query.places += len(draws)
-        query.rounds = max(query.rounds, self._round)
+        query.rounds = max(query.rounds, self._kind.round)
 
     async def run(self) -> None:
         """Make the draws. Losing one is no error here."""
@@ -212,20 +222,23 @@ class Wave:
     async def _attempt(self, tasks: asyncio.TaskGroup, draws: Sequence[int], form: Form) -> int:
         if not draws:
             return 0
+        async with self._query.deployment.slot():
+            # only now: while the place was waited for, something of the prompt may have been refused
+            return await self._call_once(tasks, draws, form)
+
+    async def _call_once(self, tasks: asyncio.TaskGroup, draws: Sequence[int], form: Form) -> int:
         query = self._query
-        errand = Errand("draw", self._round, self._untold[draws[0]])
+        kind = self._kind if self._prompt.shows(form) else replace(self._kind, given=())
+        errand = Errand(kind.step if kind.step in SILENT else "draw", kind.round, self._untold[draws[0]])
         got = 0
-        async with (
-            query.deployment.slot(),
-            self._meter.call(
-                query.purse,
-                query.deployment,
-                self._prompt.seeded(self._first_place(draws), form),
-                errand,
-                choices=len(draws),
-                deadline=query.deadline,
-            ) as call,
-        ):
+        async with self._meter.call(
+            query.purse,
+            query.deployment,
+            self._prompt.seeded(self._first_place(draws), form),
+            errand,
+            choices=len(draws),
+            deadline=query.deadline,
+        ) as call:
             for draw in draws[call.granted :]:
                 self._out(draw, Denied(draw))
             if not call.granted:
@@ -236,7 +249,7 @@ class Wave:
                 async for choice in choices:
                     if choice.index < call.granted:
                         self._missing.discard(draws[choice.index])
-                        self._arrived(tasks, draws[choice.index], call.row_id(choice.index), choice)
+                        self._arrived(tasks, draws[choice.index], kind, call.row_id(choice.index), choice)
                         query.head = query.head or call.assembled.head
                         got += 1
         query.cut |= call.was_cut
@@ -244,9 +257,12 @@ class Wave:
             query.deployment.came(got, of=call.granted)
         return got
 
-    def _arrived(self, tasks: asyncio.TaskGroup, draw: int, row: str, choice: Choice) -> None:
+    def _arrived(self, tasks: asyncio.TaskGroup, draw: int, kind: Draw, row: str, choice: Choice) -> None:
         # in hand from now on, also where its score never comes
-        drawn = self._query.keep(draw, self._untold[draw], row, choice)
+        drawn = self._query.keep(replace(kind, id=draw), self._untold[draw], row, choice)
+        if self._kind.step == "grade":
+            graded = self._kind.given[0]
+            self._query.drawn[graded] = replace(self._query.drawn[graded], score=grade(choice))
         if self._query.scorer is None:
             self._finish(draw, drawn)
         else:
@@ -297,17 +313,23 @@ class Wave:
 class Prompt:
     """The body that a wave's calls send: the request with what tally puts in, until something of it is refused.
 
-    `version` counts what was taken out.
+    An answer can do without the earlier ones that it is shown; any other step is nothing without them, so there its own
+    prompt stands for the request. `version` counts what was taken out.
     """
 
-    def __init__(self, query: Query, given: Sequence[int]) -> None:
+    def __init__(self, query: Query, draw: Draw) -> None:
         self.version = 0
         self._query = query
-        attempts = [visible_text(query.drawn[draw].choice) for draw in given if draw in query.drawn]
-        self._shown = conditioned(query.request, attempts)
-        wanted = query.plan.strategy.name == "optscale" and query.deployment.gives_logprobs
+        shown = prompt(query.request, draw.step, _texts(query, draw)) if draw.given else None
+        self._request = query.request if shown is None or draw.step == "answer" else shown
+        self._shown = shown if draw.step == "answer" else None
+        wanted = query.plan.strategy.name in SCORED and query.deployment.gives_logprobs
         self._logprobs = wanted and "logprobs" not in query.request
         self._build()
+
+    def shows(self, form: Form) -> bool:
+        """Whether a form of it shows earlier draws."""
+        return self._request is not self._query.request or (form == "full" and self._shown is not None)
 
     @property
     def extras(self) -> bool:
@@ -326,7 +348,7 @@ class Prompt:
         """
         body = self._full if form == "full" else self._plain
         if form == "bare" and self.untried_stream:
-            body = self._body(self._query.request, stream=False)
+            body = self._body(self._request, stream=False)
         seed = self._query.request.get("seed")
         # a number that does not fit in 64 bits is no JSON that everybody reads
         return {**body, "seed": seed + place - (seed + place >= _SEEDS) * _SEEDS} if isinstance(seed, int) else body
@@ -346,9 +368,8 @@ class Prompt:
         self.version += 1
 
     def _build(self) -> None:
-        request = self._query.request
-        self._plain = self._body(request)
-        self._full = self._body(self._shown or request) | ({"logprobs": True} if self._logprobs else {})
+        self._plain = self._body(self._request)
+        self._full = self._body(self._shown or self._request) | ({"logprobs": True} if self._logprobs else {})
 
     def _body(self, request: JSON, *, stream: bool = True) -> JSON:
         query = self._query
@@ -361,12 +382,22 @@ class Prompt:
         return body
 
 
+def _texts(query: Query, draw: Draw) -> list[str]:
+    """What a draw is shown: what the draws it is given said, or only the answer, where that is all it may see."""
+    given = [query.drawn[each] for each in draw.given if each in query.drawn]
+    if draw.step != "rethink":
+        return [said(drawn.choice) for drawn in given]
+    # an answer that was cut to be shown to people is none
+    whole = [drawn.answer.text if drawn.answer and not drawn.answer.text.endswith("…") else "" for drawn in given]
+    return [text or said(drawn.choice) for text, drawn in zip(whole, given, strict=True)]
+
+
 def _worth_streaming(plan: Plan, body: JSON) -> bool:
     """Whether draws are streamed: where they may be cancelled, or are not known to be short.
 
     A call that is not streamed runs on after a disconnect, and is reserved whole.
     """
-    if plan.strategy.name in {"dynscaling", "optscale"}:
+    if plan.strategy.name in _CANCELLING:
         return True
     limits = [body[key] for key in ("max_completion_tokens", "max_tokens") if isinstance(body.get(key), int)]
     return not limits or min(limits) > _SHORT_TOKENS

@@ -102,7 +102,7 @@ class _Run:
 
     def start(self, draws: tuple[Draw, ...]) -> None:
         """Start draws, those of one query that share a prompt together."""
-        for (query, _), shared in groupby(draws, key=lambda draw: (draw.query, draw.given)):
+        for (query, *_), shared in groupby(draws, key=lambda draw: (draw.query, draw.given, draw.step)):
             ticket = self._open[query]
             wave = self._drawer.wave(ticket.query, list(shared), self._tell(ticket))
             task = self._tasks.create_task(wave.run())

@@ -205,7 +205,7 @@ class MeteredCall:
         rows = self._rows(usage)
         self._purse.held -= self._held.nano
         nano = sum(row.cost_nano for row in rows)
-        drawn = self._errand.purpose == "draw" and self.assembled.finished > 0
+        drawn = self._errand.purpose != "judge" and self.assembled.finished > 0
         self._purse.pay(usage, nano, drawn=drawn, bound=self._prompt)
         self._ledger.settle(Settlement(self.attempt, self._purse.account, rows))
 

@@ -13,6 +13,9 @@ from proxy.upstream.catalogue import Catalogue
 _UNSCALED = ("store", "prediction", "web_search_options")
 """Fields whose requests are passed through as they are; an empty object turns a feature on, too."""
 
+_FIXED = frozenset({"self_consistency", "best_of_n"})
+"""Strategies that draw `samples`; all others draw up to `max_samples`."""
+
 _COLD = 0.1
 """Up to this temperature samples would be alike (some clients send 0.1 for 0)."""
 
@@ -27,6 +30,7 @@ class Wish:
     max_cost_usd: Decimal | None = None
     answer: AnswerSpec | None = None
     show: bool = False
+    detail: bool = False
 
 
 class Planner:
@@ -66,6 +70,7 @@ class Planner:
             stream=bool(request.get("stream")),
             include_usage=bool((request.get("stream_options") or {}).get("include_usage")),
             show_tally=wish.show or name != "off",
+            detail=wish.detail,
         )
 
     def _capped(self, name: StrategyName, wish: Wish, tenant: Tenant) -> Strategy:
@@ -89,7 +94,7 @@ def _nano(usd: Decimal | None) -> int | None:
 def _unscalable(request: JSON, strategy: Strategy, answer: AnswerSpec) -> str | None:
     """Why more than one sample of this request is no use or no possibility, or None."""
     temperature = request.get("temperature")
-    most = strategy.samples if strategy.name == "self_consistency" else strategy.max_samples
+    most = strategy.samples if strategy.name in _FIXED else strategy.max_samples
     checks = {
         f"temperature {temperature}": temperature is not None and temperature <= _COLD,
         "n > 1": (request.get("n") or 1) > 1,

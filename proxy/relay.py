@@ -6,6 +6,7 @@ from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 
 import orjson
 
+from proxy.core.batch import Draw
 from proxy.drawing import Query
 from proxy.errors import BudgetExceeded, ClientGone, TallyError, UpstreamTimeout
 from proxy.ledger import Ledger
@@ -42,7 +43,7 @@ class Relay:
         async with self._recorded(query), self._call(query, body) as call:
             raw, choices = await call.complete(self._left(query))
             for choice in choices:
-                query.keep(choice.index, choice.index, call.row_id(choice.index), choice)
+                query.keep(Draw(choice.index, query.id), choice.index, call.row_id(choice.index), choice)
             call.settle()
             query.head = call.assembled.head
             found = self._found(query)
@@ -63,7 +64,7 @@ class Relay:
             async with aclosing(call.payloads(self._left(query))) as chunks:
                 async for chunk in chunks:
                     for choice in chunk.finished:
-                        query.keep(choice.index, choice.index, call.row_id(choice.index), choice)
+                        query.keep(Draw(choice.index, query.id), choice.index, call.row_id(choice.index), choice)
                     for event in last.pass_on(chunk, call):
                         yield event
             call.settle()

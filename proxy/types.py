@@ -15,7 +15,7 @@ StrategyName = Literal[
     "best_of_n",
     "adaptive_consistency",
     "early_stopping",
-    "blend_asc",
+    "pets",
     "sp1",
     "sp2",
     "sp3",
@@ -146,3 +146,4 @@ class Plan:
     stream: bool = False
     include_usage: bool = False
     show_tally: bool = False
+    detail: bool = False

@@ -6,13 +6,15 @@ from dataclasses import dataclass
 
 from proxy.answers import Candidate, winner
 from proxy.core.batch import BUDGET
-from proxy.core.vote import Votes, plurality
+from proxy.core.strategies import rule_for
+from proxy.core.vote import Ballot as Vote
+from proxy.core.vote import Votes, poll, voices
 from proxy.drawing import Drawn, Query
 from proxy.errors import BudgetExceeded, ClientGone, TallyError, UpstreamError, UpstreamTimeout
 from proxy.ledger import Ballot, RequestRow
 from proxy.money import usd
 from proxy.purse import Purse
-from proxy.types import JSON, Choice, Plan
+from proxy.types import JSON, Choice, Plan, Strategy
 
 UNVOTED = "no votes"
 DEADLINE = "deadline"
@@ -24,7 +26,7 @@ class Verdict:
     """`winner` is the place of `choice` among the samples, in draw order; `votes` are `(answer, count)`, most first.
 
     `first_answer` is what one sample would have said; `confidence` in [0, 1], None where nothing was voted on.
-    `head` is the provider's own id, created, model and the like.
+    `head` is the provider's own id, created, model and the like; `draws` is every sample, where the request asks.
     """
 
     strategy: str
@@ -40,6 +42,7 @@ class Verdict:
     purse: Purse
     head: JSON
     ballots: tuple[Ballot, ...]
+    draws: tuple[JSON, ...] | None = None
 
     @property
     def answer(self) -> str | None:
@@ -76,6 +79,7 @@ class Verdict:
                 "estimated": paid.estimated,
             },
             "reason": self.reason,
+            **({} if self.draws is None else {"draws": list(self.draws)}),
         }
 
 
@@ -84,8 +88,8 @@ def verdict(query: Query, reason: str | None) -> Verdict:
     samples = query.in_order()
     if not samples:
         raise failure(query.errors, reason)
-    votes, labels = _vote(samples)
-    place = winner([_candidate(sample, label) for sample, label in zip(samples, labels, strict=True)], votes.leader)
+    labels = _labels(samples)
+    votes, place = _vote(samples, labels, query.plan.strategy)
     texts = _texts(samples)
     scaled = query.plan.strategy.name != "off"
     return Verdict(
@@ -107,6 +111,9 @@ def verdict(query: Query, reason: str | None) -> Verdict:
             Ballot(sample.row, texts[label] if label is not None else None, sample.score, sample.mean_logprob)
             for sample, label in zip(samples, labels, strict=True)
         ),
+        draws=_draws(samples, [None if label is None else texts[label] for label in labels])
+        if query.plan.detail
+        else None,
     )
 
 
@@ -166,21 +173,49 @@ def failed_row(plan: Plan, purse: Purse, error: TallyError, latency_ms: int) -> 
     )
 
 
-def _vote(samples: Sequence[Drawn]) -> tuple[Votes, list[object]]:
-    """Truncated samples have no ballot while any other sample has one."""
-    labels = [None if sample.truncated or sample.answer is None else sample.answer.label for sample in samples]
-    if not any(label is not None for label in labels):
-        labels = [None if sample.answer is None else sample.answer.label for sample in samples]
-    return plurality(labels), list(labels)
+def _labels(samples: Sequence[Drawn]) -> list[object]:
+    """What each sample says. Truncated samples say nothing while any other sample has a label."""
+    whole = [None if sample.truncated or sample.answer is None else sample.answer.label for sample in samples]
+    if any(label is not None for label in whole):
+        return list(whole)
+    return [None if sample.answer is None else sample.answer.label for sample in samples]
 
 
-def _candidate(sample: Drawn, label: object) -> Candidate:
+def _vote(samples: Sequence[Drawn], labels: Sequence[object], strategy: Strategy) -> tuple[Votes, int]:
+    """The votes, and the place of the sample that speaks for their leader."""
+    voting = voices([sample.draw for sample in samples], labels)
+    # what may not vote may not win either: without a label it is passed over, and last where nobody has one
+    heard = [label if votes else None for label, votes in zip(labels, voting, strict=True)]
+    ballots = [
+        Vote(label, sample.score, sample.choice.tokens, conditioned=bool(sample.draw.given))
+        for sample, label in zip(samples, heard, strict=True)
+    ]
+    votes = poll(ballots, rule_for(strategy))
+    candidates = [_candidate(*each) for each in zip(samples, heard, voting, strict=True)]
+    return votes, winner(candidates, votes.leader)
+
+
+def _candidate(sample: Drawn, label: object, votes: bool) -> Candidate:
     return Candidate(
         label=label,
-        truncated=sample.truncated,
+        truncated=sample.truncated or not votes,
         score=sample.score,
         mean_logprob=sample.mean_logprob,
         length=len(sample.choice.content),
+    )
+
+
+def _draws(samples: Sequence[Drawn], answers: Sequence[str | None]) -> tuple[JSON, ...]:
+    """Each sample as a client may see it; `tokens` as counted here, which the provider may count otherwise."""
+    return tuple(
+        {
+            "answer": answer,
+            "tokens": sample.choice.tokens,
+            "score": sample.score,
+            "finish_reason": sample.choice.finish_reason,
+            "conditioned": bool(sample.draw.given),
+        }
+        for sample, answer in zip(samples, answers, strict=True)
     )
 
 

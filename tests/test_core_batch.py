@@ -191,7 +191,7 @@ class Shape:
     def budget(self, queries: int) -> int:
         return (self.unit + self.more) * queries
 
-    def batch(self, mode: Mode, seed: int, limits: Limits) -> DynScalingBatch:
+    def batch(self, mode: Mode, seed: int, limits: Limits | None = None) -> DynScalingBatch:
         return DynScalingBatch(
             unit=self.unit,
             mean_samples=self.unit + self.more,
@@ -257,13 +257,14 @@ def test_a_live_dynscaling_batch_ends_within_its_caps_and_its_budget(
     assert len(play.draws) <= shape.budget(queries)
 
 
-@given(seeds, queries_, troubles, shapes)
+@given(seeds, queries_, troubles, shapes, st.none() | st.builds(Limits, max_samples=st.integers(1, 24)))
 @settings(max_examples=200, deadline=None)
-def test_an_exact_dynscaling_batch_ends_and_never_passes_its_budget(
-    seed: int, queries: int, trouble: Trouble, shape: Shape
+def test_an_exact_dynscaling_batch_ends_and_never_passes_its_budget_nor_its_sample_cap(
+    seed: int, queries: int, trouble: Trouble, shape: Shape, limits: Limits | None
 ) -> None:
-    play = Play(shape.batch("exact", seed, Limits(1, 1)), Random(seed), trouble, queries).run()
+    play = Play(shape.batch("exact", seed, limits), Random(seed), trouble, queries).run()
     assert len(play.draws) <= shape.budget(queries)
+    assert limits is None or all(len(draws) <= limits.max_samples for draws in play.by_query().values())
 
 
 @settings(deadline=None)
@@ -271,7 +272,7 @@ def test_an_exact_dynscaling_batch_ends_and_never_passes_its_budget(
 def test_an_exact_dynscaling_batch_that_loses_nothing_spends_its_whole_budget_in_whole_units(
     seed: int, queries: int, shape: Shape
 ) -> None:
-    play = Play(shape.batch("exact", seed, Limits(1, 1)), Random(seed), Trouble(), queries).run()
+    play = Play(shape.batch("exact", seed), Random(seed), Trouble(), queries).run()
     assert len(play.draws) == shape.budget(queries)
     assert set(play.reasons.values()) <= {None}
     partial = [len(draws) % shape.unit for draws in play.by_query().values() if len(draws) % shape.unit]

@@ -4,6 +4,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from proxy.core.batch import (
     BUDGET,
@@ -18,7 +20,9 @@ from proxy.core.batch import (
     Limits,
     Sample,
 )
-from proxy.core.dynscaling import DynScalingBatch, priority
+from proxy.core.dynscaling import DynScalingBatch
+from proxy.core.ranking import Ranking, priority
+from proxy.core.uncertainty import MEASURES, inverse_margin, normalised_entropy, variation_ratio
 
 
 def batch_of(queries: int = 0, *, close: bool = False, **options: Any) -> DynScalingBatch:
@@ -359,3 +363,128 @@ def test_a_query_stops_early_only_when_its_confidence_meets_the_target() -> None
         batch = batch_of(1, target=target)
         play_unit(batch, {0: "aaaaaabb"})
         assert batch.decided() == decided
+
+
+def test_the_three_measures_of_doubt_by_hand() -> None:
+    assert variation_ratio([6, 1, 1]) == 0.25
+    # (8 ln 8 - 6 ln 6) / (8 ln 8)
+    assert normalised_entropy([6, 1, 1]) == pytest.approx(0.353759, abs=1e-6)
+    assert normalised_entropy([4, 4]) == pytest.approx(1 / 3)
+    assert inverse_margin([1, 6, 1]) == 0.375
+    assert inverse_margin([4, 4]) == 1.0
+
+
+@given(st.lists(st.integers(1, 60), max_size=12))
+def test_every_measure_is_none_where_all_agree_whole_where_nobody_says_anything_and_between_them_otherwise(
+    counts: list[int],
+) -> None:
+    for measure in MEASURES.values():
+        assert 0.0 <= measure(counts) <= 1.0
+        assert measure(counts) == pytest.approx(measure(counts[::-1]))
+        assert measure(counts[:1]) == (0.0 if counts else 1.0)
+
+
+@given(st.integers(2, 40), st.integers(1, 39))
+def test_of_two_answers_every_measure_doubts_the_closer_race_more(ballots: int, second: int) -> None:
+    if 2 * second < ballots:
+        for measure in MEASURES.values():
+            assert measure([ballots - second, second]) > measure(
+                [ballots - second + 1, second - 1] if second > 1 else [1]
+            )
+
+
+@given(
+    st.lists(st.none() | st.tuples(st.floats(0, 1), st.integers(1, 100)), max_size=150),
+    st.integers(1, 4000),
+    st.integers(0, 9),
+    st.floats(0, 3),
+)
+def test_the_ranking_is_the_priorities_sorted_and_equal_ones_in_order_of_joining(
+    arms: list[tuple[float, int] | None], used: int, count: int, exploration: float
+) -> None:
+    ranking = Ranking(exploration)
+    standing = {}
+    for arm in arms:
+        place = ranking.add()
+        ranking.stand(place, 0.5, 1)
+        if arm is None:
+            ranking.leave(place)
+        else:
+            ranking.stand(place, *arm)
+            standing[place] = priority(*arm, used, exploration)
+    assert len(ranking) == len(standing)
+    assert ranking.top(count, used) == sorted(standing, key=lambda place: -standing[place])[:count]
+
+
+def test_the_measure_decides_which_query_is_in_most_doubt() -> None:
+    """Of eight ballots 4-4 leads by inverse margin, 3-1-1-1-1-1 by the two others."""
+    for measure, favoured in (("variation_ratio", 1), ("normalised_entropy", 1), ("inverse_margin", 0)):
+        batch = batch_of(2, close=True, subset=1, uncertainty=measure)
+        play_unit(batch, {0: "aabbaabb", 1: "aaabcdef"})
+        assert counted(batch.ask()) == {favoured: 4}
+
+
+def test_where_only_conditioned_draws_vote_they_alone_make_the_doubt_and_the_confidence() -> None:
+    labels = {0: "aaaaabcd", 1: "abcdaabb"}
+    for votes, favoured in (("all", 1), ("conditioned", 0)):
+        batch = batch_of(2, close=True, subset=1, votes=votes)
+        play_unit(batch, labels)
+        assert counted(batch.ask()) == {favoured: 4}
+    batch = batch_of(1, close=True, votes="conditioned", target=0.96)
+    play_unit(batch, {0: "bcdeaaaa"})
+    assert (batch.decided(), batch.reason(0)) == ((0,), CONFIDENT)
+
+
+def test_where_no_conditioned_draw_has_an_answer_all_others_make_the_doubt() -> None:
+    batch = batch_of(2, close=True, subset=1, votes="conditioned")
+    answer(batch, batch.ask(), "aaababcd")
+    answer(batch, batch.ask(), [None] * 8)
+    assert counted(batch.ask()) == {1: 4}
+
+
+def test_without_integrated_sampling_a_unit_is_one_round_of_independent_draws() -> None:
+    batch = batch_of(1, close=True, integrated=False, limits=Limits(max_rounds=2))
+    for number in (1, 2):
+        draws = batch.ask()
+        assert [(draw.given, draw.round) for draw in draws] == [((), number)] * 8
+        answer(batch, draws, "abcdabcd")
+    assert (batch.decided(), batch.reason(0)) == ((0,), ROUND_CAP)
+
+
+def test_without_dynamic_allocation_every_query_gets_its_own_mean_samples_and_waits_for_nobody() -> None:
+    batch = batch_of(2, dynamic=False, mode="exact", unit=4, mean_samples=10)
+    made = play_unit(batch, {0: "aaaaaaaaaa", 1: "abcdabcdab"})
+    assert counted(made) == {0: 10, 1: 10}
+    assert [draw.round for draw in made if draw.query == 0] == [1, 1, 2, 2, 3, 3, 4, 4, 5, 6]
+    assert batch.decided() == (0, 1)
+    assert (batch.reason(0), batch.unallotted) == (None, 0)
+
+
+def test_without_dynamic_allocation_what_a_confident_query_leaves_is_nobodys() -> None:
+    batch = batch_of(2, close=True, dynamic=False)
+    made = play_unit(batch, {0: "aaaaaaaa", 1: "abcdabcdabcdabcd"})
+    assert counted(made) == {0: 8, 1: 16}
+    assert [batch.reason(query) for query in batch.decided()] == [CONFIDENT, SPENT]
+
+
+def test_in_exact_a_query_at_its_sample_cap_leaves_the_ranking_and_its_budget_goes_to_the_others() -> None:
+    batch = batch_of(2, close=True, mode="exact", unit=4, mean_samples=8, limits=Limits(max_samples=10))
+    play_unit(batch, {0: "abcd", 1: "aaaa"})
+    assert counted(play_unit(batch, {0: "abcd"})) == {0: 4}
+    assert counted(play_unit(batch, {0: "ab"})) == {0: 2}
+    assert counted(play_unit(batch, {1: "aa"})) == {1: 2}
+    assert (batch.started, batch.unallotted) == (16, 0)
+    assert [batch.reason(query) for query in batch.decided()] == [SAMPLE_CAP, None]
+
+
+def test_in_exact_a_budget_that_the_sample_cap_does_not_let_be_spent_ends_the_batch() -> None:
+    batch = batch_of(2, close=True, mode="exact", unit=4, mean_samples=8, limits=Limits(max_samples=4))
+    play_unit(batch, {0: "abcd", 1: "aaaa"})
+    assert batch.decided() == (0, 1)
+    assert batch.unallotted == 8
+
+
+def test_in_exact_there_is_no_cap_unless_one_is_given() -> None:
+    batch = batch_of(2, close=True, mode="exact", unit=50, mean_samples=100, limits=None)
+    play_unit(batch, {0: "ab" * 50, 1: "a" * 50})
+    assert counted(play_unit(batch, {0: "ab" * 25})) == {0: 50}

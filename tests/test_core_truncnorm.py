@@ -6,6 +6,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from proxy.core.prior import Prior
 from proxy.core.truncnorm import MU_BOUNDS, SIGMA_BOUNDS, cdf, fit, log_cdf, log_likelihood, samples_needed
 
 mus = st.floats(*MU_BOUNDS)
@@ -125,3 +126,71 @@ def test_a_score_out_of_reach_needs_no_finite_number_and_one_surely_reached_need
     assert samples_needed(0.5, 0.2, 1.0, 0.9) is None
     assert samples_needed(0.99, 0.001, 0.5, 0.9) == 1
     assert samples_needed(0.5, 0.2, 0.0, 0.9) == 1
+
+
+priors = st.builds(Prior, st.floats(0.1, 1.2), st.floats(0.02, 0.4), st.floats(0.02, 0.5), st.floats(0.02, 0.5))
+
+
+def log_posterior(found: list[float], prior: Prior, mu: float, sigma: float) -> float:
+    """Equation 12, with the standard library's normal."""
+    belief = NormalDist(prior.mu, prior.mu_sd).pdf(mu), NormalDist(prior.sigma, prior.sigma_sd).pdf(sigma)
+    return log_likelihood(found, mu, sigma) + sum(math.log(density) if density else -1e9 for density in belief)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(scores, min_size=2, max_size=12), priors, mus, st.floats(0.01, 2.0))
+def test_no_other_parameters_within_the_bounds_are_clearly_more_credible(
+    found: list[float], prior: Prior, mu: float, sigma: float
+) -> None:
+    fitted = fit(found, prior)
+    assert MU_BOUNDS[0] <= fitted[0] <= MU_BOUNDS[1]
+    assert SIGMA_BOUNDS[0] <= fitted[1] <= SIGMA_BOUNDS[1]
+    assert log_posterior(found, prior, mu, sigma) <= log_posterior(found, prior, *fitted) + 0.01
+
+
+def test_with_a_prior_no_score_at_all_is_enough() -> None:
+    assert fit([], Prior(0.7, 0.1)) == (0.7, 0.1)
+    assert fit([], Prior(3.0, 5.0)) == (MU_BOUNDS[1], SIGMA_BOUNDS[1])
+
+
+def test_one_score_moves_a_belief_towards_itself() -> None:
+    mu, sigma = fit([0.9], Prior(0.7, 0.1))
+    # untruncated, the posterior of mu is half way between: both are as sure, 0.1
+    assert mu == pytest.approx(0.8, abs=0.03)
+    # one score has no spread
+    assert sigma == 0.1
+
+
+@pytest.mark.parametrize("found", [[0.0] * 5, [1.0] * 5, [0.5] * 5, [0.0, 1.0], [1.0]])
+def test_degenerate_scores_with_a_prior_are_fitted_between_belief_and_scores(found: list[float]) -> None:
+    mean = float(np.mean(found))
+    mu, sigma = fit(found, Prior(0.6, 0.15))
+    assert min(0.6, mean) - 0.15 <= mu <= max(0.6, mean) + 0.15
+    assert SIGMA_BOUNDS[0] <= sigma < 0.6
+
+
+def test_many_scores_outweigh_any_belief_and_a_sure_belief_outweighs_few() -> None:
+    law = NormalDist(0.8, 0.05)
+    many = [law.inv_cdf((i + 0.5) / 2000) for i in range(2000)]
+    assert fit(many, Prior(0.4, 0.3)) == pytest.approx(fit(many), abs=5e-3)
+    assert fit(many[::400], Prior(0.4, 0.3, 1e-3, 1e-3)) == pytest.approx((0.4, 0.3), abs=5e-3)
+
+
+def test_a_vague_belief_changes_nothing() -> None:
+    found = [0.7, 0.75, 0.8, 0.9]
+    assert fit(found, Prior(0.5, 0.5, 1e3, 1e3)) == pytest.approx(fit(found), abs=1e-4)
+
+
+def test_the_fit_is_as_good_as_a_general_librarys() -> None:
+    from scipy.optimize import minimize
+
+    rng = np.random.default_rng(5)
+    for _ in range(15):
+        found = np.clip(rng.normal(rng.uniform(0.3, 1.1), rng.uniform(0.02, 0.4), int(rng.integers(2, 20))), 0, 1)
+        if found.std() < 0.01:
+            continue
+        shown = found.tolist()
+        start = (found.mean(), math.log(found.std()))
+        bounds = [MU_BOUNDS, tuple(math.log(bound) for bound in SIGMA_BOUNDS)]
+        theirs = minimize(lambda at, x=shown: -log_likelihood(x, at[0], math.exp(at[1])), start, bounds=bounds)
+        assert log_likelihood(shown, *fit(shown)) >= -theirs.fun - 2e-3

@@ -3,7 +3,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import betainc
 
-from proxy.core.vote import confidence, plurality, variation_ratio
+from proxy.core.batch import Draw, Step
+from proxy.core.vote import Ballot, Rule, confidence, plurality, poll, voices
 
 labels = st.lists(st.sampled_from(["a", "b", "c", None]), max_size=12)
 
@@ -59,7 +60,76 @@ def test_confidence_looks_at_the_two_top_counts_only() -> None:
     assert plurality("aaaa").confidence == confidence(4, 0) == 1 - 1 / 32
 
 
-def test_the_variation_ratio_is_the_share_of_other_ballots_and_one_without_ballots() -> None:
-    assert variation_ratio([6, 1, 1]) == 0.25
-    assert variation_ratio([3]) == 0.0
-    assert variation_ratio([]) == 1.0
+def test_without_a_rule_the_poll_is_the_plurality() -> None:
+    said = ["b", None, "a", "a", "b"]
+    assert poll([Ballot(label) for label in said], Rule()) == plurality(said)
+
+
+def test_weighted_votes_add_up_scores_and_one_without_a_score_weighs_nothing() -> None:
+    ballots = [Ballot("a", 0.2), Ballot("a", None), Ballot("a", 0.2), Ballot("b", 0.5)]
+    votes = poll(ballots, Rule(by="weighted"))
+    assert votes.counts == (("b", 1), ("a", 3))
+    assert poll([Ballot("a"), Ballot("b"), Ballot("b")], Rule(by="weighted")).leader == "b"
+
+
+def test_the_best_score_beats_a_majority() -> None:
+    assert poll([Ballot("a", 0.6), Ballot("a", 0.6), Ballot("b", 0.7)], Rule(by="best")).leader == "b"
+
+
+def test_of_equal_answers_the_one_with_shorter_samples_leads_where_the_rule_says_so() -> None:
+    ballots = [Ballot("a", tokens=90), Ballot("b", tokens=10), Ballot("a", tokens=80), Ballot("b", tokens=20)]
+    assert (poll(ballots, Rule()).leader, poll(ballots, Rule(ties="shortest")).leader) == ("a", "b")
+
+
+def test_samples_that_saw_others_vote_alone_while_one_of_them_has_an_answer() -> None:
+    rule = Rule(conditioned=True)
+    first = [Ballot("a"), Ballot("a")]
+    assert poll([*first, Ballot("b", conditioned=True)], rule).counts == (("b", 1),)
+    assert poll([*first, Ballot(None, conditioned=True)], rule).counts == (("a", 2),)
+
+
+def heard(*made: tuple[Step, tuple[int, ...], str | None]) -> list[bool]:
+    draws = [Draw(number, 0, given, step=step) for number, (step, given, _) in enumerate(made)]
+    return voices(draws, [label for *_, label in made])
+
+
+def test_independent_and_conditioned_answers_all_vote() -> None:
+    assert heard(("answer", (), "a"), ("answer", (), "b"), ("answer", (0, 1), "a")) == [True, True, True]
+
+
+def test_of_a_chain_the_last_answer_with_a_label_votes() -> None:
+    assert heard(("answer", (), "a"), ("continue", (0,), "b"), ("continue", (0, 1), None)) == [False, True, True]
+    assert heard(("answer", (), "a"), ("rethink", (0,), None), ("rethink", (1,), "b")) == [False, False, True]
+    assert heard(("answer", (), "a"), ("rethink", (0,), None), ("rethink", (1,), None)) == [True, True, True]
+
+
+def test_feedback_and_grades_never_vote() -> None:
+    chain: list[tuple[Step, tuple[int, ...], str | None]] = [
+        ("answer", (), "a"),
+        ("feedback", (0,), None),
+        ("refine", (0, 1), "b"),
+        ("grade", (2,), None),
+    ]
+    assert heard(*chain) == [False, False, True, False]
+    assert heard(*chain[:2]) == [True, False]
+
+
+def test_where_nobody_has_a_label_the_last_answer_of_each_chain_speaks_for_it() -> None:
+    assert heard(("answer", (), None), ("answer", (), None), ("rethink", (0,), None)) == [False, True, True]
+
+
+@given(st.data())
+def test_each_chain_with_a_label_has_exactly_one_voice_that_says_something(data: st.DataObject) -> None:
+    """Chains of revisions, each shown the one before it, whose draws come in any order that keeps to the chains."""
+    lengths = data.draw(st.lists(st.integers(1, 4), min_size=1, max_size=4))
+    order = data.draw(st.permutations([chain for chain, length in enumerate(lengths) for _ in range(length)]))
+    latest: dict[int, int] = {}
+    draws, said = [], data.draw(st.lists(st.sampled_from("ab") | st.none(), min_size=len(order), max_size=len(order)))
+    for number, chain in enumerate(order):
+        given = (latest[chain],) if chain in latest else ()
+        draws.append(Draw(number, 0, given, step="rethink" if given else "answer"))
+        latest[chain] = number
+    voting = voices(draws, said)
+    for chain in range(len(lengths)):
+        labelled = [number for number, other in enumerate(order) if other == chain and said[number] is not None]
+        assert [number for number in labelled if voting[number]] == labelled[-1:]

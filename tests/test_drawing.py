@@ -7,11 +7,12 @@ from itertools import count
 import anyio
 import pytest
 
+from proxy.conditioning import CRITICISE, GRADE
 from proxy.errors import BudgetExceeded, UpstreamError
 from proxy.types import JSON, Tenant
 from proxy.upstream.usage import prompt_bound
 from tests.bench import QUESTION, Bench, bench
-from tests.fake.script import Script
+from tests.fake.script import Script, Shorthand
 from tests.fake_upstream import Call, Drop, FakeUpstream, Fault, InOrder, Malformed, Reply, Turns
 from tests.one_piece import OnePiece
 from tests.served import RATES
@@ -412,3 +413,82 @@ async def test_latency_of_draws_is_on_the_clock_that_was_passed() -> None:
             await made.batcher.submit(made.query())
             rows = await made.rows()
     assert all(50 <= row["latency_ms"] <= (time.monotonic() - started) * 1000 for row in rows)
+
+
+def stepping(reviews: Shorthand = "It is right.") -> Callable[[Call], Shorthand]:
+    """Answers that never agree; `reviews` is what feedback and grades are."""
+    answers = count()
+
+    def script(call: Call) -> Shorthand:
+        if call.messages[-1]["content"] in {CRITICISE, GRADE}:
+            return reviews
+        return Reply([f"Answer: {next(answers)}" for _ in range(call.n)])
+
+    return script
+
+
+async def test_a_step_that_is_refused_is_lost_and_never_asked_as_the_bare_question() -> None:
+    with FakeUpstream(stepping(OVERFLOW)) as upstream:
+        async with bench(upstream.base_url) as made:
+            found = await made.batcher.submit(made.query("sp2", parameters={"max_samples": 6}))
+            await exact(made, upstream)
+    assert (found.samples, found.votes) == (2, (("0", 1), ("1", 1)))
+    assert asked(upstream) == [2, 1, 1]
+
+
+async def test_a_draw_that_fell_back_to_an_independent_one_is_not_counted_as_conditioned() -> None:
+    answers = count()
+
+    def script(call: Call) -> Reply | Fault:
+        if "Attempt 1" in call.question:
+            return OVERFLOW
+        return Reply([f"Answer: {min(next(answers), 4)}" for _ in range(call.n)])
+
+    parameters = {"max_samples": 8, "votes": "conditioned"}
+    with FakeUpstream(script) as upstream:
+        async with bench(upstream.base_url) as made:
+            found = await made.batcher.submit(made.query("dynscaling", parameters=parameters))
+    assert (found.samples, found.abstained) == (8, 0)
+    assert found.votes == (("4", 4), ("0", 1), ("1", 1), ("2", 1), ("3", 1))
+
+
+async def test_feedback_and_grades_are_charged_like_any_draw_and_stand_apart_in_the_ledger() -> None:
+    with FakeUpstream(stepping("60")) as upstream:
+        async with bench(upstream.base_url) as made:
+            found = await made.batcher.submit(made.query("sp3", parameters={"max_samples": 4}))
+            await exact(made, upstream)
+            rows = await made.rows()
+    assert [row["purpose"] for row in rows] == ["draw", "feedback", "draw", "grade"]
+    assert [row["round"] for row in rows] == [1, 2, 3, 4]
+    assert found.usage["completion_tokens"] == upstream.meter.completion_tokens
+
+
+@pytest.mark.parametrize(
+    ("said", "score"), [("Grade: 60", 0.6), ("<think>Not 9.</think>75%", 0.75), ("good", None), ("0.9", None)]
+)
+async def test_a_grade_is_the_score_of_the_sample_it_was_given(said: str, score: float | None) -> None:
+    with FakeUpstream(stepping(said)) as upstream:
+        async with bench(upstream.base_url) as made:
+            found = await made.batcher.submit(made.query("sp3", parameters={"max_samples": 4}))
+    assert [ballot.score for ballot in found.ballots] == [None, None, score, None]
+    assert found.answer == "1"
+
+
+async def test_an_answer_that_is_shown_again_has_the_tools_it_called() -> None:
+    tools = [{"type": "function", "function": {"name": "add", "parameters": {"type": "object"}}}]
+    reply = Reply([{"content": None}], tool_calls=[{"name": "add", "arguments": '{"a": 1}'}])
+    with FakeUpstream(lambda call: "Fine." if call.messages[-1]["content"] == CRITICISE else reply) as upstream:
+        async with bench(upstream.base_url) as made:
+            await made.batcher.submit(made.query("sp2", parameters={"max_samples": 3}, tools=tools))
+    _, feedback, refined = upstream.calls
+    assert feedback.messages[1]["content"] == 'add({"a": 1})'
+    assert "tools" not in feedback.body
+    assert refined.body["tools"] == tools
+
+
+@pytest.mark.parametrize("strategy", ["dynscaling", "optscale", "adaptive_consistency", "pets", "self_consistency"])
+async def test_draws_that_may_be_cancelled_are_streamed_though_they_are_short(strategy: str) -> None:
+    with FakeUpstream(refusing(lambda _: False)) as upstream:
+        async with bench(upstream.base_url) as made:
+            await made.batcher.submit(made.query(strategy, max_tokens=20, parameters={"max_samples": 8}))
+    assert {call.stream for call in upstream.calls} == {strategy != "self_consistency"}

@@ -1,11 +1,17 @@
 """Which strategy serves a request, under which caps, and that no prompt has a say in it."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from importlib.util import find_spec
+from itertools import count
+from pathlib import Path
 from typing import Any
 
 import pytest
+from openai.types.chat import ChatCompletion
 
-from tests.fake_upstream import Reply
+from proxy.conditioning import CRITICISE, GRADE, REFINE, WAIT
+from proxy.types import STRATEGIES
+from tests.fake_upstream import Call, InOrder, Reply
 from tests.served import KEY, MASTER_KEY
 from tests.staged import Stage, staged, told
 
@@ -210,3 +216,158 @@ def test_deployments_are_told_apart_by_their_model_name(modelled: Stage) -> None
     modelled.says("42")
     assert modelled.ask("off", model="plain").model == "plain"
     assert modelled.calls[0].body["model"] == "small"
+
+
+BUILT = [name for name in STRATEGIES if name != "adaptive" or find_spec("proxy.core.adaptive")]
+FORM: dict[str, Any] = {"response_format": {"type": "json_object"}, "stop": ["END"], "logprobs": True}
+
+
+def adds_up(stage: Stage, reply: ChatCompletion) -> None:
+    """What the reply says of tokens and money is what the upstream itself counted."""
+    assert reply.usage is not None
+    assert reply.usage.completion_tokens == stage.completion_tokens
+    assert reply.usage.prompt_tokens == stage.calls[0].prompt_tokens
+    tally = told(reply)
+    assert tally["paid"]["prompt_tokens"] == stage.prompt_tokens
+    assert tally["paid"]["completion_tokens"] == stage.completion_tokens
+    assert tally["cost_usd"] == pytest.approx(stage.cost_nano / 1e9)
+
+
+@pytest.mark.parametrize("name", BUILT)
+def test_every_strategy_returns_the_answer_most_samples_gave_and_tells_what_it_took(stage: Stage, name: str) -> None:
+    stage.says(revised(lambda _: "The answer is 42.", "42", "42", "41"))
+    reply = stage.ask(name, extra_body={"tally": {}})
+    tally = told(reply)
+    assert (tally["strategy"], tally["answer"]) == (name, "42")
+    assert reply.choices[0].message.content == "The answer is 42."
+    assert tally["samples"] == sum(vote["count"] for vote in tally["votes"]) + tally["abstained"]
+    drawn = sum(made.n for made in stage.calls)
+    assert tally["samples"] <= drawn <= 32
+    # a call that was cancelled with a choice on its way is never told what it cost
+    if tally["samples"] == drawn:
+        adds_up(stage, reply)
+    else:
+        assert tally["paid"]["estimated"]
+
+
+def asked(call: Call) -> str:
+    """The last message."""
+    return str(call.messages[-1]["content"])
+
+
+def revised(how: Callable[[Call], str], *first: str) -> Callable[[Call], Reply]:
+    """First answers in order, and for every other call what `how` makes of it."""
+    answers = InOrder([f"The answer is {answer}." for answer in first])
+    return lambda call: answers(call) if asked(call) == call.messages[0]["content"] == QUESTION else Reply([how(call)])
+
+
+QUESTION = "What is six times seven?"
+
+
+def test_sp1_says_wait_after_the_models_own_turns_and_the_last_ones_vote(stage: Stage) -> None:
+    corrected = count()
+    stage.says(revised(lambda _: f"The answer is {42 if next(corrected) > 2 else 43}.", "40", "41", "42", "44"))
+    reply = stage.ask("sp1", extra_body={"tally": {"max_samples": 12}})
+    adds_up(stage, reply)
+    tally = told(reply)
+    assert tally["votes"] == [{"answer": "42", "count": 4}]
+    assert (tally["samples"], tally["rounds"], tally["first_answer"], tally["reason"]) == (12, 3, "40", "sample cap")
+    first, *others = stage.calls
+    assert first.n == 4
+    assert [len(made.messages) for made in others] == [3] * 4 + [5] * 4
+    assert {asked(made) for made in others} == {WAIT}
+    roles = ["user", "assistant", "user", "assistant", "user"]
+    assert [message["role"] for message in others[-1].messages] == roles
+    assert {made.messages[1]["content"] for made in others} == {f"The answer is {n}." for n in (40, 41, 42, 44)}
+
+
+def test_sp2_asks_for_feedback_in_prose_and_refines_in_the_form_of_the_request(stage: Stage) -> None:
+    def script(call: Call) -> Reply:
+        if asked(call) == CRITICISE:
+            return Reply(["There is a slip in it: the answer is 7."])
+        return Reply(['{"answer": 42}' if asked(call) == REFINE else '{"answer": 41}'] * call.n)
+
+    stage.says(script)
+    reply = stage.ask("sp2", extra_body={"tally": {"max_samples": 6}}, **FORM)
+    adds_up(stage, reply)
+    tally = told(reply)
+    assert (reply.choices[0].message.content, tally["samples"], tally["abstained"]) == ('{"answer": 42}', 6, 4)
+    feedback = [made for made in stage.calls if asked(made) == CRITICISE]
+    refined = [made for made in stage.calls if asked(made) == REFINE]
+    assert len(feedback) == len(refined) == 2
+    for made in feedback:
+        assert not made.body.keys() & FORM.keys()
+        assert made.messages[1] == {"role": "assistant", "content": '{"answer": 41}'}
+    for made in refined:
+        assert made.body.items() >= FORM.items()
+        assert [message["content"] for message in made.messages[1:4]] == [
+            '{"answer": 41}',
+            CRITICISE,
+            "There is a slip in it: the answer is 7.",
+        ]
+
+
+def test_sp3_lets_the_models_own_grades_weigh_the_vote(stage: Stage) -> None:
+    def how(call: Call) -> str:
+        if asked(call) == CRITICISE:
+            return "Nothing is wrong."
+        answer = next(message["content"] for message in call.messages if message["role"] == "assistant")
+        if asked(call) == GRADE:
+            return "90" if "42" in answer else "20"
+        return str(answer)
+
+    stage.says(revised(how, "41", "42", "41", "41"))
+    reply = stage.ask("sp3", extra_body={"tally": {"max_samples": 16}})
+    adds_up(stage, reply)
+    tally = told(reply)
+    assert tally["votes"] == [{"answer": "42", "count": 1}, {"answer": "41", "count": 3}]
+    assert (reply.choices[0].message.content, tally["samples"], tally["rounds"]) == ("The answer is 42.", 16, 4)
+    grades = [made for made in stage.calls if asked(made) == GRADE]
+    assert len(grades) == 4
+
+
+def test_multi_round_shows_nothing_but_the_answer_before(stage: Stage) -> None:
+    stage.says(
+        lambda call: Reply(
+            ["The answer is 42." if "<answer>" in asked(call) else f"{PROSE} The answer is 41."] * call.n
+        )
+    )
+    reply = stage.ask("multi_round", extra_body={"tally": {"max_samples": 8}})
+    adds_up(stage, reply)
+    assert told(reply)["votes"] == [{"answer": "42", "count": 4}]
+    first, *others = stage.calls
+    assert (first.n, len(others)) == (4, 4)
+    for made in others:
+        (message,) = made.messages
+        assert message["content"].startswith(f"{first.question}\n\n")
+        assert "<answer>41</answer>" in message["content"]
+        assert PROSE not in message["content"]
+
+
+def test_best_of_n_returns_the_sample_its_model_was_surest_of(stage: Stage) -> None:
+    numbers = count()
+
+    def script(call: Call) -> Reply:
+        sure = next(numbers) == 5
+        return Reply([f"The answer is {42 if sure else 41}."], n="ignore", logprobs=[-0.1 if sure else -2.0])
+
+    stage.says(script)
+    reply = stage.ask("best_of_n")
+    adds_up(stage, reply)
+    tally = told(reply)
+    assert tally["votes"] == [{"answer": "42", "count": 1}, {"answer": "41", "count": 7}]
+    assert reply.choices[0].message.content == "The answer is 42."
+    assert all(made.body["logprobs"] for made in stage.calls if made.status == 200)
+
+
+@pytest.mark.parametrize(
+    ("scaling", "shown", "rounds"),
+    [({"votes": "conditioned"}, 4, 2), ({"integrated": False}, 0, 1), ({"uncertainty": "inverse_margin"}, 4, 2)],
+)
+def test_the_options_of_dynscaling_hold_live(tmp_path: Path, scaling: dict[str, Any], shown: int, rounds: int) -> None:
+    with staged(tmp_path, scaling={"strategy": "dynscaling", "max_samples": 8, **scaling}) as stage:
+        stage.says(lambda call: Reply([f"The answer is {42 if 'Attempt' in call.question else 41}."] * call.n))
+        tally = told(stage.ask("dynscaling"))
+        assert sum(made.n for made in stage.calls if "Attempt 4:" in made.question) == shown
+        assert (tally["samples"], tally["rounds"]) == (8, rounds)
+        assert tally["answer"] == ("42" if scaling.get("votes") == "conditioned" else "41")

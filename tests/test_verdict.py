@@ -1,9 +1,12 @@
 """What is decided about a request: winner, votes, usage, and the error where there is nothing to decide."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from proxy.core.batch import Draw, Step
 from proxy.drawing import Query
 from proxy.errors import (
     BudgetExceeded,
@@ -31,7 +34,7 @@ def query(*said: str, strategy: StrategyName = "self_consistency", finish: str =
     for place, text in enumerate(said):
         cut = "length" if text.endswith("…") else finish
         message = {"role": "assistant", "content": text.removesuffix("…")}
-        made.keep(place, place, f"r1.0:{place}", Choice(0, message, cut))
+        made.keep(Draw(place, 1), place, f"r1.0:{place}", Choice(0, message, cut))
     return made
 
 
@@ -47,7 +50,7 @@ def test_the_majority_wins_and_what_one_sample_would_have_said_is_kept() -> None
 def test_what_came_in_whatever_order_is_voted_on_in_draw_order() -> None:
     late = query()
     for place, text in ((1, "Answer: 42"), (0, "Answer: 41")):
-        late.keep(place, place, f"r1.0:{place}", Choice(0, {"content": text}, "stop"))
+        late.keep(Draw(place, 1), place, f"r1.0:{place}", Choice(0, {"content": text}, "stop"))
     found = verdict(late, None)
     assert (found.first_answer, found.winner, found.answer) == ("41", 0, "41")
 
@@ -122,3 +125,81 @@ def test_the_ledgers_line_of_a_failure_has_its_status_and_what_it_cost() -> None
     made.purse.pay(Usage(10, 5), 100, drawn=True, bound=40)
     row = failed_row(made.plan, made.purse, UpstreamError("no", status=418, code="teapot"), 5)
     assert (row.status, row.reason, row.cost_nano, row.samples, row.winner) == (418, "teapot", 100, 0, None)
+
+
+def chained(strategy: StrategyName, *made: tuple[Step, tuple[int, ...], str]) -> Query:
+    """A query with draws of these steps, each shown others; those that end in "…" were cut."""
+    kept = query(strategy=strategy)
+    for number, (step, given_, text) in enumerate(made):
+        choice = Choice(0, {"content": text.removesuffix("…")}, "length" if text.endswith("…") else "stop")
+        kept.keep(Draw(number, 1, given_, step=step), number, f"r1.0:{number}", choice)
+    return kept
+
+
+def scored(kept: Query, *scores: float | None) -> Query:
+    for draw, score in enumerate(scores):
+        kept.drawn[draw] = replace(kept.drawn[draw], score=score)
+    return kept
+
+
+def test_the_last_answer_of_a_chain_votes_and_wins_and_feedback_does_neither() -> None:
+    found = verdict(
+        chained(
+            "sp2",
+            ("answer", (), "Answer: 42"),
+            ("answer", (), "Answer: 41"),
+            ("feedback", (0,), "Answer: 7"),
+            ("feedback", (1,), "Answer: 7"),
+            ("refine", (0, 2), "Still, the answer is 42"),
+            ("refine", (1, 3), "Answer: 42"),
+        ),
+        None,
+    )
+    assert (found.votes, found.winner, found.first_answer) == ((("42", 2),), 4, "42")
+    assert (found.samples, found.abstained) == (6, 4)
+    assert [ballot.label for ballot in found.ballots] == ["42", "41", None, None, "42", "42"]
+
+
+def test_a_revision_that_was_cut_leaves_the_answer_before_it_in_force() -> None:
+    found = verdict(chained("sp1", ("answer", (), "Answer: 42"), ("continue", (0,), "Wait, answer: 41…")), None)
+    assert (found.answer, found.winner) == ("42", 0)
+
+
+def test_where_nothing_can_be_voted_on_the_last_revision_is_returned_and_never_feedback() -> None:
+    prose = "It was a bright cold day in April, and the clocks were striking thirteen. " * 6
+    made = chained("sp2", ("answer", (), prose), ("feedback", (0,), prose), ("refine", (0, 1), prose))
+    found = verdict(made, None)
+    assert (found.winner, found.answer, found.reason) == (2, None, "no votes")
+    found = verdict(chained("sp2", ("answer", (), f"{prose}…"), ("feedback", (0,), prose)), None)
+    assert found.winner == 0
+
+
+def test_self_assigned_scores_weigh_the_vote_of_sp3() -> None:
+    answers: list[tuple[Step, tuple[int, ...], str]] = [
+        ("answer", (), f"Answer: {answer}") for answer in ("41", "42", "41")
+    ]
+    grades: list[tuple[Step, tuple[int, ...], str]] = [("grade", (draw,), "50") for draw in range(3)]
+    found = verdict(scored(chained("sp3", *answers, *grades), 0.2, 0.9, 0.3), None)
+    assert (found.answer, found.votes, found.winner) == ("42", (("42", 1), ("41", 2)), 1)
+    assert found.confidence is not None
+    assert found.confidence < 0.5
+
+
+def test_best_of_n_returns_the_best_scored_sample_and_without_scores_the_majoritys() -> None:
+    said = ("Answer: 41", "Answer: 42", "Answer: 41", "Answer: 42")
+    found = verdict(scored(query(*said, strategy="best_of_n"), 0.8, 0.4, 0.5, 0.9), None)
+    assert (found.answer, found.winner) == ("42", 3)
+    assert verdict(query("Answer: 41", "Answer: 42", "Answer: 42", strategy="best_of_n"), None).answer == "42"
+
+
+def test_where_only_conditioned_draws_vote_they_alone_are_counted() -> None:
+    made = chained(
+        "dynscaling",
+        ("answer", (), "Answer: 41"),
+        ("answer", (), "Answer: 41"),
+        ("answer", (0, 1), "Answer: 42"),
+    )
+    assert verdict(made, None).answer == "41"
+    made.plan = replace(made.plan, strategy=replace(made.plan.strategy, votes="conditioned"))
+    found = verdict(made, None)
+    assert (found.votes, found.winner, found.abstained) == ((("42", 1),), 2, 2)

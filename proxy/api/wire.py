@@ -31,7 +31,7 @@ class AnswerWish(BaseModel):
 
 
 class TallyWish(BaseModel):
-    """`tally` in a request."""
+    """`tally` in a request. `detail`: the reply's `tally` object tells every sample, as `draws`."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -40,6 +40,7 @@ class TallyWish(BaseModel):
     max_samples: Annotated[StrictInt, Field(ge=1, le=_MOST_SAMPLES)] | None = None
     max_cost_usd: Annotated[Decimal, Field(gt=0, le=_MOST_USD, allow_inf_nan=False)] | None = None
     answer: AnswerWish | None = None
+    detail: StrictBool = False
 
 
 class Message(BaseModel):
@@ -135,6 +136,7 @@ def wish(request: ChatRequest, header: str | None, path: str | None) -> Wish:
         max_cost_usd=asked.max_cost_usd if asked else None,
         answer=AnswerSpec(answer.kind, answer.votable) if answer else None,
         show=asked is not None,
+        detail=asked is not None and asked.detail,
     )
 
 

@@ -13,6 +13,9 @@ _COMMANDS = {
     "tenant": ("proxy.cli.tenants", "tenant"),
     "key": ("proxy.cli.keys", "key"),
     "ledger": ("proxy.cli.ledger", "ledger"),
+    "replay": ("proxy.cli.replay", "replay"),
+    "eval": ("proxy.cli.eval", "evaluate"),
+    "pool": ("proxy.cli.pool", "pool"),
 }
 
 

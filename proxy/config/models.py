@@ -18,7 +18,7 @@ from pydantic import (
 )
 
 from proxy.money import nano_usd
-from proxy.types import JSON, AnswerKind, AnswerSpec, Strategy, StrategyName, Tenant, Votable
+from proxy.types import JSON, AnswerKind, AnswerSpec, Strategy, StrategyName, Tenant, Uncertainty, Votable
 from proxy.windows import parse_duration
 
 _WEAK_KEYS = frozenset({"sk-1234", "sk-12345678", "changeme", "password", "secret", "master", "test"})
@@ -156,11 +156,29 @@ class ScalingConfig(_Section):
         default=4, description="DynScaling's k: earlier answers shown"
     )
     exploration: Annotated[float, Field(ge=0, le=10)] = Field(default=0.25, description="DynScaling's c")
+    uncertainty: Uncertainty = Field(default="variation_ratio", description="DynScaling's measure of doubt")
+    subset: Annotated[int, Field(ge=1, le=4096)] | None = Field(
+        default=None, description="most units of DynScaling in flight beyond first ones; none given: by the rounds left"
+    )
+    votes: Literal["all", "conditioned"] = Field(
+        default="all", description="conditioned: only DynScaling's draws that saw others vote"
+    )
+    integrated: bool = Field(default=True, description="false: no draw of DynScaling sees another")
+    dynamic: bool = Field(default=True, description="false: DynScaling spends mean_samples on every query alike")
     target: Annotated[float, Field(gt=0.5, lt=1)] = Field(
         default=0.95, description="confidence that ends a live query early"
     )
     s_min: Annotated[float, Field(gt=0, lt=1)] = Field(default=0.95, description="OptScale's quality to reach")
     confidence: Annotated[float, Field(gt=0, lt=1)] = Field(default=0.9, description="OptScale's alpha")
+    threshold: Annotated[float, Field(gt=0.5, lt=1)] = Field(
+        default=0.95, description="confidence that ends adaptive_consistency"
+    )
+    window: Annotated[int, Field(ge=1, le=_MAX_N)] = Field(
+        default=5, description="draws that must agree to end early_stopping"
+    )
+    chains: Annotated[int, Field(ge=1, le=_MAX_N)] = Field(
+        default=4, description="first answers that sp1, sp2, sp3 and multi_round revise"
+    )
     judge_model: Name | None = Field(
         default=None, description="a model_name that scores where log-probabilities are missing"
     )

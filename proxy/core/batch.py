@@ -24,6 +24,7 @@ CONFIDENT = "confident"
 SPENT = "budget spent"
 QUALITY = "quality reached"
 NO_SCORES = "no scores"
+PRICED = "not worth more"
 
 
 Step = Literal["answer", "continue", "feedback", "refine", "grade", "rethink"]
@@ -128,7 +129,7 @@ class Batch(ABC):
         self._queries: dict[int, QueryState] = {}
         self._out: dict[int, Draw] = {}
         self._changed: dict[int, None] = {}
-        self._pending: list[Draw] = []
+        self._pending: dict[int, Draw] = {}
         self._decided: dict[int, None] = {}
         self._undecided = 0
 
@@ -163,7 +164,7 @@ class Batch(ABC):
     def ask(self) -> tuple[Draw, ...]:
         """The draws to start now."""
         self._advance()
-        draws, self._pending = tuple(self._pending), []
+        draws, self._pending = tuple(self._pending.values()), {}
         return draws
 
     def tell(self, outcome: Outcome) -> None:
@@ -264,7 +265,7 @@ class Batch(ABC):
             state.drawn += 1
             state.out.add(draw.id)
             self._out[draw.id] = draw
-            self._pending.append(draw)
+            self._pending[draw.id] = draw
         return max(count, 0)
 
     def _decide(self, state: QueryState, reason: str | None = None) -> None:
@@ -276,9 +277,9 @@ class Batch(ABC):
 
     def _drop(self, state: QueryState) -> None:
         """Take back a query's draws that were planned and never handed out: they count as never started."""
-        for draw in [draw for draw in self._pending if draw.query == state.id]:
-            self._pending.remove(draw)
-            state.out.remove(draw.id)
-            del self._out[draw.id]
+        for draw in [draw for draw in state.out if draw in self._pending]:
+            del self._pending[draw]
+            del self._out[draw]
+            state.out.remove(draw)
             state.drawn -= 1
             self.started -= 1

@@ -65,10 +65,10 @@ def batch_for(strategy: Strategy, rng: "Callable[[], np.random.Generator]") -> B
             from proxy.core.early_stopping import EarlyStoppingBatch
 
             return EarlyStoppingBatch(window=strategy.window, limits=limits)
-        case "blend_asc":
-            from proxy.core.blend_asc import BlendAscBatch
+        case "pets":
+            from proxy.core.pets import PetsBatch
 
-            return BlendAscBatch(mean_samples=strategy.mean_samples, limits=limits)
+            return PetsBatch(mean_samples=strategy.mean_samples, width=None, subset=None, limits=limits)
         case "sp1" | "sp2" | "sp3" | "multi_round":
             from proxy.core.sequential import SequentialBatch
 

@@ -6,6 +6,10 @@ that only scored strategies need.
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
+
+from proxy.core.newton import Bend, minimise
+from proxy.core.prior import Prior
 
 MU_BOUNDS = (-1.0, 2.0)
 """Where a fitted mu may lie. Scores piled up at an end of [0, 1] drive an unbounded one to hundreds."""
@@ -18,8 +22,7 @@ _LOG_SQRT_TAU = 0.5 * math.log(2 * math.pi)
 
 def log_likelihood(scores: Sequence[float], mu: float, sigma: float) -> float:
     """The log-density of `scores`, each in [0, 1] and independent, under equation 9: what equation 13 maximises."""
-    mean, variance = _moments(scores)
-    return -len(scores) * (_loss(mean, variance, mu, sigma)[0] + _LOG_SQRT_TAU)
+    return -_loss(_summary(scores), mu, sigma).value - len(scores) * _LOG_SQRT_TAU
 
 
 def log_cdf(score: float, mu: float, sigma: float) -> float:
@@ -50,58 +53,105 @@ def samples_needed(mu: float, sigma: float, s_min: float, confidence: float) -> 
     return max(1, math.ceil(needed)) if math.isfinite(needed) else None
 
 
-def fit(scores: Sequence[float]) -> tuple[float, float]:
-    """Equation 13: the (mu, sigma) that make `scores` (each in [0, 1]) likeliest, inside MU_BOUNDS and SIGMA_BOUNDS.
+def fit(scores: Sequence[float], prior: Prior | None = None) -> tuple[float, float]:
+    """The (mu, sigma) of `scores`, each in [0, 1], inside MU_BOUNDS and SIGMA_BOUNDS.
 
-    L-BFGS-B from the scores' own mean and standard deviation. Scores that do not differ by more than sigma's floor, one
-    score among them, have no likeliest sigma: the fit is their mean and the floor. No scores: ValueError.
+    Without a prior the likeliest (equation 13). Scores that do not differ by more than sigma's floor, one score among
+    them, have no likeliest sigma: the fit is their mean and the floor. No scores: ValueError. With a prior the maximum
+    a posteriori (equation 12), for any number of scores; for none it is the prior's own mu and sigma. One score says
+    nothing of its spread, where equation 12 would have it vanish: sigma stays as believed.
     """
     if not scores:
-        raise ValueError("no scores to fit")
-    mean, variance = _moments(scores)
-    spread = math.sqrt(variance)
-    if spread <= SIGMA_BOUNDS[0]:
-        return mean, SIGMA_BOUNDS[0]
-    return _maximise(mean, variance, spread)
+        if prior is None:
+            raise ValueError("no scores to fit")
+        return _clip(prior.mu, MU_BOUNDS), _clip(prior.sigma, SIGMA_BOUNDS)
+    found = _summary(scores)
+    spread = math.sqrt(found.variance)
+    if prior is None:
+        if spread <= SIGMA_BOUNDS[0]:
+            return found.mean, SIGMA_BOUNDS[0]
+        return _peak(found, None, (found.mean, spread), SIGMA_BOUNDS)[0]
+    believed = _clip(prior.sigma, SIGMA_BOUNDS)
+    if found.count == 1:
+        return _peak(found, prior, (prior.mu, believed), (believed, believed))[0]
+    # the posterior may have two peaks: mu as the scores have it, or as believed and wide enough for the scores
+    wide = max(math.hypot(spread, found.mean - prior.mu), believed)
+    starts = ((prior.mu, wide), (found.mean, max(spread, believed / 4)))
+    return min((_peak(found, prior, start, SIGMA_BOUNDS) for start in starts), key=lambda peak: peak[1])[0]
 
 
-def _maximise(mean: float, variance: float, spread: float) -> tuple[float, float]:
-    from scipy.optimize import minimize
+@dataclass(frozen=True, slots=True)
+class _Summary:
+    """All that the likelihood sees of scores: their number, mean and (biased) variance."""
+
+    count: int
+    mean: float
+    variance: float
+
+
+def _summary(scores: Sequence[float]) -> _Summary:
+    mean = math.fsum(scores) / len(scores)
+    return _Summary(len(scores), mean, math.fsum((score - mean) ** 2 for score in scores) / len(scores))
+
+
+def _peak(
+    found: _Summary, prior: Prior | None, start: tuple[float, float], sigmas: tuple[float, float]
+) -> tuple[tuple[float, float], float]:
+    """The best (mu, sigma) near `start`, sigma within `sigmas`, and their negative log-posterior without constants."""
+    mu, unit = start[0], _clip(start[1], sigmas)
 
     # in units of the spread, and in log sigma, both directions are equally steep
-    def loss(point: Sequence[float]) -> tuple[float, tuple[float, float]]:
-        sigma = spread * math.exp(point[1])
-        value, by_mu, by_sigma = _loss(mean, variance, mean + spread * point[0], sigma)
-        return value, (spread * by_mu, sigma * by_sigma)
+    def loss(shift: float, stretch: float) -> Bend:
+        at, wide = mu + unit * shift, unit * math.exp(stretch)
+        bend = _loss(found, at, wide) if prior is None else _loss(found, at, wide) + _disbelief(prior, at, wide)
+        (by_mu, by_sigma), (mu_mu, mu_sigma, sigma_sigma) = bend.gradient, bend.hessian
+        return Bend(
+            bend.value,
+            (unit * by_mu, wide * by_sigma),
+            (unit**2 * mu_mu, unit * wide * mu_sigma, wide**2 * sigma_sigma + wide * by_sigma),
+        )
 
-    bounds = [
-        tuple((bound - mean) / spread for bound in MU_BOUNDS),
-        tuple(math.log(bound / spread) for bound in SIGMA_BOUNDS),
-    ]
-    shift, stretch = minimize(loss, (0.0, 0.0), jac=True, method="L-BFGS-B", bounds=bounds).x.tolist()
-    return _clip(mean + spread * shift, MU_BOUNDS), _clip(spread * math.exp(stretch), SIGMA_BOUNDS)
+    box = (
+        ((MU_BOUNDS[0] - mu) / unit, (MU_BOUNDS[1] - mu) / unit),
+        (math.log(sigmas[0] / unit), math.log(sigmas[1] / unit)),
+    )
+    (shift, stretch), value = minimise(loss, (0.0, 0.0), box)
+    return (_clip(mu + unit * shift, MU_BOUNDS), _clip(unit * math.exp(stretch), sigmas)), value
 
 
 def _clip(value: float, bounds: tuple[float, float]) -> float:
     return min(max(value, bounds[0]), bounds[1])
 
 
-def _moments(scores: Sequence[float]) -> tuple[float, float]:
-    """Mean and (biased) variance: all that the likelihood sees of the scores."""
-    mean = math.fsum(scores) / len(scores)
-    return mean, math.fsum((score - mean) ** 2 for score in scores) / len(scores)
+def _disbelief(prior: Prior, mu: float, sigma: float) -> Bend:
+    """The negative logarithm of equation 10's densities, constants left out, with its derivatives."""
+    off_mu, off_sigma = (mu - prior.mu) / prior.mu_sd, (sigma - prior.sigma) / prior.sigma_sd
+    return Bend(
+        0.5 * (off_mu**2 + off_sigma**2),
+        (off_mu / prior.mu_sd, off_sigma / prior.sigma_sd),
+        (prior.mu_sd**-2, 0.0, prior.sigma_sd**-2),
+    )
 
 
-def _loss(mean: float, variance: float, mu: float, sigma: float) -> tuple[float, float, float]:
-    """The negative log-likelihood a score, without ln sqrt(2 pi), and its derivatives by mu and by sigma."""
+def _loss(found: _Summary, mu: float, sigma: float) -> Bend:
+    """The negative log-likelihood without its constant ln sqrt(2 pi) a score, with its derivatives by mu and sigma.
+
+    With a and b the densities of the standardised law at its ends `low` and `high`, the sums d, e, g, j are
+    low^k a - high^k b for k from 0 to 3; all follows from the slopes a (a - low), -ab of a, and ab, -b (high + b) of b.
+    """
     low, high = -mu / sigma, (1 - mu) / sigma
     mass = _log_mass(low, high)
-    at_low = math.exp(-0.5 * low * low - _LOG_SQRT_TAU - mass)
-    at_high = math.exp(-0.5 * high * high - _LOG_SQRT_TAU - mass)
-    squares = (variance + (mean - mu) ** 2) / sigma**2
-    by_mu = (at_low - at_high) / sigma - (mean - mu) / sigma**2
-    by_sigma = (low * at_low - high * at_high + 1 - squares) / sigma
-    return mass + math.log(sigma) + 0.5 * squares, by_mu, by_sigma
+    a = math.exp(-0.5 * low * low - _LOG_SQRT_TAU - mass)
+    b = math.exp(-0.5 * high * high - _LOG_SQRT_TAU - mass)
+    d, e, g, j = a - b, low * a - high * b, low**2 * a - high**2 * b, low**3 * a - high**3 * b
+    off = (found.mean - mu) / sigma
+    squares = found.variance / sigma**2 + off * off
+    slope, bend = found.count / sigma, found.count / sigma**2
+    return Bend(
+        found.count * (mass + math.log(sigma) + 0.5 * squares),
+        (slope * (d - off), slope * (e + 1 - squares)),
+        (bend * (1 + e - d * d), bend * (g - e * d - d + 2 * off), bend * (j - 2 * e - e * e - 1 + 3 * squares)),
+    )
 
 
 def _log_mass(low: float, high: float) -> float:

@@ -5,12 +5,17 @@ from dataclasses import dataclass, field
 from math import comb, isnan
 from typing import Literal
 
-from proxy.core.batch import Label
+from proxy.core.batch import Draw, Label, Step
+
+SILENT: frozenset[Step] = frozenset({"feedback", "grade"})
+"""Steps whose samples are no answers: they have no ballot, and are never returned."""
+
+_REVISING: frozenset[Step] = frozenset({"continue", "refine", "rethink"})
 
 
 @dataclass(frozen=True, slots=True)
 class Ballot:
-    """What a sample brings to the vote: its label (None abstains), verifier score, length, and whether it saw others."""
+    """What a sample brings to the vote: its label (None abstains), score, length, and whether it saw others."""
 
     label: Label | None
     score: float | None = None
@@ -91,6 +96,21 @@ def _add(group: _Group, ballot: Ballot) -> None:
         group.best = max(group.best, ballot.score)
 
 
+def voices(draws: Sequence[Draw], labels: Sequence[Label | None]) -> list[bool]:
+    """Which samples may vote, for finished draws in the order they were started and what each says.
+
+    Of a chain of revisions only the last answer with a label votes: it stands in place of all that it was made from.
+    Where no sample has a label, the last answer of each chain speaks for it. Feedback and grades never do.
+    """
+    mute = all(label is None for label in labels)
+    replaced: set[int] = set()
+    for draw, label in zip(reversed(draws), reversed(labels), strict=True):
+        # what replaces one that was replaced itself came earlier in this loop: a draw is given finished ones only
+        if draw.step in _REVISING and (mute or label is not None or draw.id in replaced):
+            replaced.update(draw.given)
+    return [draw.step not in SILENT and draw.id not in replaced for draw in draws]
+
+
 def plurality(labels: Iterable[Label | None]) -> Votes:
     """Count `labels`, given in draw order (not in order of arrival, so that the same samples give the same verdict)."""
     counts: dict[Label, int] = {}
@@ -114,9 +134,3 @@ def confidence(first: int, second: int) -> float:
     trials = first + second + 1
     below: int = sum(comb(trials, k) for k in range(second + 1))
     return 1.0 - below / (1 << trials)
-
-
-def variation_ratio(counts: Iterable[int]) -> float:
-    """The share of ballots that are not the leader's, for the labels' `counts`; 1 where there is no ballot at all."""
-    listed = list(counts)
-    return 1.0 - max(listed) / sum(listed) if listed else 1.0

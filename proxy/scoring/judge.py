@@ -1,12 +1,12 @@
 """An LLM as judge: one more call that grades a reply."""
 
-import re
 from collections.abc import Callable
 from contextlib import aclosing
 
 from proxy.errors import TallyError
 from proxy.metering import Errand, Meter
 from proxy.purse import Purse
+from proxy.scoring.grade import grade
 from proxy.types import JSON, Choice
 from proxy.upstream.deployment import Deployment
 
@@ -15,7 +15,6 @@ _ASK = (
     "<question>\n{question}\n</question>\n\n<answer>\n{answer}\n</answer>\n\n"
     "Reply with one whole number from 0 (certainly wrong) to 100 (certainly right) and nothing else."
 )
-_GRADE = re.compile(r"\b(100|\d{1,2})\b")
 _MAX_TOKENS = 16
 
 
@@ -30,7 +29,7 @@ class JudgeScorer:
     async def score(self, purse: Purse, request: JSON, choice: Choice, deadline: float) -> float | None:
         """The grade as a share of 100; None when the judge failed, gave no grade, or the budget does not hold it."""
         ask = _ASK.format(question=_question(request), answer=choice.content)
-        grades: list[float] = []
+        grades: list[float | None] = []
         try:
             deployment = self._find()
             body = deployment.body(
@@ -42,15 +41,10 @@ class JudgeScorer:
             ):
                 if call.granted:
                     async with aclosing(call.choices(max(0.001, deadline - self._clock()))) as replies:
-                        grades = [_grade(reply) async for reply in replies]
+                        grades = [grade(reply) async for reply in replies]
         except TallyError:
             return None
-        return grades[0] if grades and grades[0] >= 0 else None
-
-
-def _grade(reply: Choice) -> float:
-    found = _GRADE.search(reply.content)
-    return int(found[1]) / 100 if found else -1.0
+        return grades[0] if grades else None
 
 
 def _question(request: JSON) -> str:

@@ -1,0 +1,82 @@
+"""What a tenant's queries leave for each other, and the price of a sample.
+
+Every query brings the same credit. Easy ones leave most of it in the bank, hard ones draw from it, and the price (a
+gain of agreement a sample, below which no sample is drawn) follows: it falls while credit is left over and rises while
+more is spent than comes in. So the share of a stream that deserves samples gets them with no batch at all.
+"""
+
+import math
+
+_FIRST_PRICE = 0.02
+_AT_CREDIT = 8.0
+_POWER = 1.5
+_CHEAPEST = 1e-4
+_DEAREST = 0.25
+
+
+class Bank:
+    """A balance in samples of mean cost, shared by queries that come one after the other or side by side.
+
+    `credit` samples come with each query; never more than `bound` credits are saved beyond those of the queries that
+    are open. `integral` says how fast the price follows what queries spend, `proportional` how much savings lower it. `sample_tokens` is the
+    mean cost of a sample in tokens; None: the mean of the samples that queries open with.
+
+    The first price, 0.02 at 8 samples a query and falling with the power 3/2, is where prices settled on recorded
+    samples of reasoning models.
+    """
+
+    def __init__(
+        self,
+        credit: float,
+        *,
+        bound: float = 16.0,
+        integral: float = 0.1,
+        proportional: float = 0.1,
+        sample_tokens: float | None = None,
+    ) -> None:
+        if credit <= 0 or bound < 1:
+            raise ValueError("credit is above 0, and bound at least 1")
+        self.credit = credit
+        self.balance = 0.0
+        self._open = 0
+        self._bound = bound
+        self._integral = integral
+        self._proportional = proportional
+        self._known_tokens = sample_tokens
+        self._opening_tokens = 0
+        self._openings = 0
+        self._log_price = math.log(min(_DEAREST, _FIRST_PRICE * (_AT_CREDIT / credit) ** _POWER))
+
+    @property
+    def price(self) -> float:
+        """The least gain of agreement, a sample of mean cost, that is paid for now."""
+        saved = max(self.balance / self.credit - self._open, 0.0)
+        price = math.exp(self._log_price - self._proportional * saved)
+        return min(max(price, _CHEAPEST), _DEAREST)
+
+    @property
+    def sample_tokens(self) -> float:
+        """The mean cost of a sample in tokens; 1 while nothing is known."""
+        if self._known_tokens is not None:
+            return self._known_tokens
+        return self._opening_tokens / self._openings if self._opening_tokens else 1.0
+
+    def open(self) -> None:
+        """A query came: put its credit in. What is saved beyond the credits of open queries is bounded."""
+        self._open += 1
+        self.balance = min(self.balance + self.credit, (self._bound + self._open) * self.credit)
+
+    def learn(self, tokens: int) -> None:
+        """Hear what a sample cost that a query opened with. Later ones would count hard queries more than once."""
+        self._opening_tokens += tokens
+        self._openings += 1
+
+    def take(self, samples: float) -> None:
+        """Take out what draws are expected to cost; a negative number puts back what they did not."""
+        self.balance -= samples
+
+    def settle(self, spent: float) -> None:
+        """A query was decided or left after spending `spent` samples of mean cost: the price follows."""
+        self._open -= 1
+        self._log_price += self._integral * (spent / self.credit - 1.0)
+        self._log_price = min(max(self._log_price, math.log(_CHEAPEST)), math.log(_DEAREST))

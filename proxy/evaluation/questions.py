@@ -1,0 +1,88 @@
+"""The questions of an evaluation, and whether a reply is right."""
+
+import json
+from collections.abc import Hashable, Iterator
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+
+from proxy.answers import canonical, read
+from proxy.errors import ConfigError, Problem
+from proxy.types import AnswerKind, AnswerSpec, Choice
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A question and its right answer, as its file writes it."""
+
+    id: str
+    question: str
+    gold: str
+
+
+@dataclass(frozen=True, slots=True)
+class Questions:
+    """A file of questions. `digest` is the SHA-256 of the whole file, in hex."""
+
+    digest: str
+    items: tuple[Question, ...]
+
+
+def read_questions(path: Path) -> Questions:
+    """The questions in a JSONL file of `{"id", "question", "gold"}`; further keys are not looked at.
+
+    Raises ConfigError that names the line and what is wrong with it.
+    """
+    try:
+        raw = path.read_bytes()
+        text = raw.decode()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError([Problem(str(path), "", f"cannot be read: {error}")]) from error
+    found: dict[str, Question] = {}
+    for number, line in _lines(text):
+        question = _question(line, str(path), number)
+        if question.id in found:
+            raise _wrong(str(path), number, f"the id {question.id!r} stands twice")
+        found[question.id] = question
+    if not found:
+        raise ConfigError([Problem(str(path), "", "holds no question")])
+    return Questions(sha256(raw).hexdigest(), tuple(found.values()))
+
+
+def grade(choice: Choice, gold: str, kind: AnswerKind) -> tuple[str | None, bool]:
+    """What a reply says, and whether it is `gold`; a reply without an answer is wrong."""
+    answer = read(choice, AnswerSpec(kind), {})
+    if answer is None:
+        return None, False
+    return answer.text, answer.label in labels(gold, kind)
+
+
+def labels(answer: str, kind: AnswerKind) -> frozenset[Hashable]:
+    """The labels of replies that give just this answer."""
+    boxed = Choice(0, {"content": answer if kind == "json" else f"\\boxed{{{answer}}}"}, "stop")
+    found = read(boxed, AnswerSpec(kind), {})
+    plain = None if kind == "json" else canonical(answer)
+    return frozenset(label for label in (plain, found and found.label) if label is not None)
+
+
+def _lines(text: str) -> Iterator[tuple[int, str]]:
+    # not splitlines(), which breaks lines at characters that JSON may hold as they are
+    return ((number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip())
+
+
+def _question(line: str, file: str, number: int) -> Question:
+    try:
+        data = json.loads(line)
+    except ValueError as error:
+        raise _wrong(file, number, f"is not JSON: {error}") from None
+    if not isinstance(data, dict):
+        raise _wrong(file, number, "is not a JSON object")
+    for name in ("id", "question", "gold"):
+        value = data.get(name)
+        if isinstance(value, bool) or not isinstance(value, str | int | float) or not str(value).strip():
+            raise _wrong(file, number, f"{name} is missing, or is no text and no number")
+    return Question(str(data["id"]), str(data["question"]), str(data["gold"]))
+
+
+def _wrong(file: str, number: int, reason: str) -> ConfigError:
+    return ConfigError([Problem(file, f"line {number}", reason)])

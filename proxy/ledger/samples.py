@@ -1,0 +1,63 @@
+"""The samples that the ledger has recorded, request by request, as far as they can be drawn again."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import groupby
+
+from proxy.ledger.store import Store
+
+SHOWING = ("dynscaling", "sp1", "sp2", "sp3", "multi_round")
+"""Strategies whose later draws see earlier ones: only their first round is independent."""
+
+# a draw that was lost, cut or cancelled has no finish_reason; one that was told to the vote may have a label alone
+_SAMPLES = f"""SELECT requests.tenant, requests.id, requests.model, %s AS question,
+draws.label, draws.completion_tokens, draws.score, draws.mean_logprob FROM requests
+JOIN draws ON draws.tenant = requests.tenant AND draws.request = requests.id
+WHERE draws.purpose = 'draw' AND (draws.finish_reason IS NOT NULL OR draws.label IS NOT NULL)
+AND (draws.round = 1 OR requests.strategy NOT IN ({", ".join("?" * len(SHOWING))}))
+AND requests.tenant = coalesce(?, requests.tenant) AND requests.model = coalesce(?, requests.model)
+AND requests.strategy = coalesce(?, requests.strategy) AND requests.recorded_at >= coalesce(?, requests.recorded_at)
+ORDER BY requests.recorded_at, requests.rowid, draws."index", draws.number"""  # noqa: S608 - columns of our own
+_COLUMN = "SELECT 1 FROM pragma_table_info('requests') WHERE name = 'question'"
+
+
+@dataclass(frozen=True, slots=True)
+class RecordedSample:
+    """A finished draw: what it said (None: it abstained), its completion tokens, and what scored it."""
+
+    answer: str | None
+    tokens: int
+    score: float | None
+    mean_logprob: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class RecordedRequest:
+    """A request's independent samples, in draw order. `question` is there only where questions are stored."""
+
+    tenant: str
+    request: str
+    model: str
+    question: str | None
+    samples: tuple[RecordedSample, ...]
+
+
+def recorded(
+    store: Store,
+    *,
+    tenant: str | None = None,
+    model: str | None = None,
+    strategy: str | None = None,
+    since: float | None = None,
+) -> Iterator[RecordedRequest]:
+    """The requests of one tenant, model and strategy, or of all, earliest first, as they are read.
+
+    `since` is in seconds since 1970. What the ledger charged for nothing (lost or cancelled draws, judges) is left out.
+    """
+    with store.reading():
+        question = "requests.question" if store.row(_COLUMN) else "NULL"
+        rows = store.rows(_SAMPLES % question, *SHOWING, tenant, model, strategy, since)
+        for (payer, request), drawn in groupby(rows, key=lambda row: (row["tenant"], row["id"])):
+            lines = list(drawn)
+            samples = tuple(RecordedSample(*tuple(line)[4:]) for line in lines)
+            yield RecordedRequest(payer, request, lines[0]["model"], lines[0]["question"], samples)
