@@ -24,21 +24,26 @@ from proxy.api.wire import error_response
 from proxy.auth import LOCAL, MASTER, Auth
 from proxy.batcher import Batcher
 from proxy.config import Config
+from proxy.core.bank import Banks
+from proxy.core.batch import Batch
 from proxy.core.strategies import SCORED, batch_for
 from proxy.drawing import Drawer
 from proxy.engine import Engine
 from proxy.errors import NotFound, RequestInvalid, TallyError
 from proxy.ledger.books import Books
+from proxy.ledger.scores import recent_scores
 from proxy.ledger.sqlite import SqliteLedger
 from proxy.ledger.store import wall_clock
 from proxy.metering import Meter
 from proxy.plan import Planner
+from proxy.predictor import Predictor
+from proxy.predictor.history import HistoryPredictor
 from proxy.relay import Relay
 from proxy.scoring import Scorer
 from proxy.scoring.judge import JudgeScorer
 from proxy.scoring.logprobs import LogprobScorer
 from proxy.telemetry import Metrics
-from proxy.types import Plan
+from proxy.types import Plan, Strategy
 from proxy.upstream import Lane
 from proxy.upstream.catalogue import Catalogue
 from proxy.upstream.direct import DirectLane
@@ -54,7 +59,8 @@ _READY_S = 1.0
 class Tally:
     """One server: its ledger is open from construction on, everything else while its application runs.
 
-    `direct` is the lane to OpenAI-compatible servers. Raises ConfigError when the ledger cannot be opened.
+    `direct` is the lane to OpenAI-compatible servers. Raises ConfigError when the ledger or the predictor's file cannot
+    be opened.
     """
 
     def __init__(
@@ -71,6 +77,8 @@ class Tally:
         self._ready_until = 0.0
         self._metrics = Metrics()
         self._open_to_all = False
+        # a file that cannot be read is told before the ledger is locked
+        self._predictor = self._predicting()
         url = config.general_settings.database_url
         self._ledger = SqliteLedger.open(url, clock=wall_clock, prepare=self._adopt)
         # the last to close is the ledger, whatever becomes of the lanes: they may settle until then
@@ -101,7 +109,7 @@ class Tally:
         engine = Engine(Drawer(meter, clock=time.monotonic), self._ledger, clock=time.monotonic)
         batcher = Batcher(
             engine,
-            partial(batch_for, rng=self._generators()),
+            self._batches(),
             window_s=scaling.batch_window_ms / 1000,
             max_queries=scaling.batch_max_queries,
         )
@@ -125,6 +133,7 @@ class Tally:
                 batcher=batcher,
                 relay=Relay(meter, self._ledger, clock=time.monotonic),
                 scorer=self._scorers(meter),
+                predictor=self._predictor,
                 metrics=self._metrics,
                 log=structlog.get_logger("tally"),
                 clock=time.monotonic,
@@ -171,11 +180,27 @@ class Tally:
 
         return generator
 
+    def _batches(self) -> Callable[[str, str, Strategy], Batch]:
+        rng, banks = self._generators(), Banks()
+        return lambda tenant, model, strategy: batch_for(strategy, rng, partial(banks.of, (tenant, model, strategy)))
+
     def _scorers(self, meter: Meter) -> Callable[[Plan], Scorer | None]:
         judge = self.config.scaling.judge_model
         grader = JudgeScorer(meter, partial(self._catalogue.find, judge), clock=time.monotonic) if judge else None
         scorer = LogprobScorer(grader)
         return lambda plan: scorer if plan.strategy.name in SCORED else None
+
+    def _predicting(self) -> Predictor | None:
+        scaling = self.config.scaling
+        if scaling.prior == "trained" and scaling.predictor is not None:
+            from proxy.predictor.model import Model
+            from proxy.predictor.trained import TrainedPredictor
+
+            return TrainedPredictor(Model.load(scaling.predictor))
+        return HistoryPredictor(self._scores, clock=time.monotonic) if scaling.prior == "history" else None
+
+    async def _scores(self, tenant: str, model: str, limit: int) -> list[list[float]]:
+        return await self._ledger.run(lambda books: recent_scores(books, tenant, model, limit))
 
     async def _probe(self) -> None:
         now = time.monotonic()

@@ -33,10 +33,10 @@ class _Open:
 class Batcher:
     """An async context manager: batches run inside it, and leaving it waits for all of them.
 
-    `make` builds a batch for a strategy; `window_s` in seconds and `max_queries` say when a batch is full.
+    `make` builds a batch for a tenant, a model and a strategy; `window_s` in seconds and `max_queries` say when a batch is full.
     """
 
-    def __init__(self, engine: Engine, make: Callable[[Strategy], Batch], *, window_s: float, max_queries: int) -> None:
+    def __init__(self, engine: Engine, make: Callable[[str, str, Strategy], Batch], *, window_s: float, max_queries: int) -> None:
         self._engine = engine
         self._make = make
         self._window_s = window_s
@@ -87,7 +87,7 @@ class Batcher:
     async def _supervise(self, batch: _Open) -> None:
         """Run a batch. Whatever goes wrong in it ends here, and every query of it is answered."""
         try:
-            await self._engine.run(self._make(batch.key[2]), batch.inbox)
+            await self._engine.run(self._make(*batch.key), batch.inbox)
         except Exception:  # noqa: BLE001 - the one place: a fault in one batch must harm no other, nor hang a client
             self._log.exception("batch_failed", tenant=batch.key[0], model=batch.key[1], strategy=batch.key[2].name)
         finally:

@@ -14,6 +14,7 @@ import stamina
 from proxy.answers import Answer, mean_logprob, read, truncated
 from proxy.conditioning import prompt, said
 from proxy.core.batch import Cancelled, Denied, Draw, Failure, Outcome, Sample
+from proxy.core.prior import Prior
 from proxy.core.strategies import SCORED
 from proxy.core.vote import SILENT
 from proxy.errors import TallyError, UpstreamError
@@ -70,6 +71,7 @@ class Query:
     started: float
     deadline: float
     scorer: Scorer | None = None
+    prior: Prior | None = None
     drawn: dict[int, Drawn] = field(default_factory=dict)
     places: int = 0
     rounds: int = 0

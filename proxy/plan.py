@@ -39,6 +39,7 @@ class Planner:
     def __init__(self, config: Config, catalogue: Catalogue) -> None:
         self._default = config.scaling.default()
         self._answer = config.scaling.answer.spec()
+        self._store_questions = config.scaling.store_questions
         self._catalogue = catalogue
 
     def plan(self, request: JSON, wish: Wish, tenant: Tenant) -> Plan:
@@ -70,6 +71,7 @@ class Planner:
             stream=bool(request.get("stream")),
             include_usage=bool((request.get("stream_options") or {}).get("include_usage")),
             show_tally=wish.show or name != "off",
+            store_question=self._store_questions,
             detail=wish.detail,
         )
 

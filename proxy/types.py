@@ -146,4 +146,5 @@ class Plan:
     stream: bool = False
     include_usage: bool = False
     show_tally: bool = False
+    store_question: bool = False
     detail: bool = False

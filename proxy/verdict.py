@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from proxy.answers import Candidate, winner
+from proxy.answers import Candidate, question, winner
 from proxy.core.batch import BUDGET
 from proxy.core.strategies import rule_for
 from proxy.core.vote import Ballot as Vote
@@ -27,6 +27,7 @@ class Verdict:
 
     `first_answer` is what one sample would have said; `confidence` in [0, 1], None where nothing was voted on.
     `head` is the provider's own id, created, model and the like; `draws` is every sample, where the request asks.
+    `question` is what was asked, where it may be stored.
     """
 
     strategy: str
@@ -43,6 +44,7 @@ class Verdict:
     head: JSON
     ballots: tuple[Ballot, ...]
     draws: tuple[JSON, ...] | None = None
+    question: str | None = None
 
     @property
     def answer(self) -> str | None:
@@ -114,6 +116,7 @@ def verdict(query: Query, reason: str | None) -> Verdict:
         draws=_draws(samples, [None if label is None else texts[label] for label in labels])
         if query.plan.detail
         else None,
+        question=question(query.request) if query.plan.store_question else None,
     )
 
 
@@ -150,6 +153,7 @@ def request_row(plan: Plan, found: Verdict, latency_ms: int, status: int = 200) 
         reason=found.reason,
         latency_ms=latency_ms,
         ballots=found.ballots,
+        question=found.question,
     )
 
 

@@ -10,6 +10,7 @@ import pytest
 
 from proxy.core.batch import Batch, Limits
 from proxy.core.fixed import FixedBatch
+from proxy.core.prior import Prior
 from proxy.drawing import Query
 from proxy.errors import TallyError, UpstreamError, UpstreamTimeout
 from proxy.scoring.logprobs import LogprobScorer
@@ -33,9 +34,9 @@ class Watched:
         self.batches.append(joined)
 
         class Noting(FixedBatch):
-            def join(self, query: int, *, probe: bool = False) -> None:
+            def join(self, query: int, *, probe: bool = False, prior: Prior | None = None) -> None:
                 joined.append(query)
-                super().join(query, probe=probe)
+                super().join(query, probe=probe, prior=prior)
 
         return Noting(strategy.samples, Limits())
 

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from itertools import count
 from multiprocessing.queues import Queue
 from multiprocessing.synchronize import Barrier
@@ -316,6 +317,15 @@ def test_a_record_puts_ballots_beside_the_draws(books: Books) -> None:
     assert list(first) == draw_columns(books)
 
 
+def test_a_question_is_kept_where_a_verdict_has_one(books: Books) -> None:
+    acme(books)
+    books.record(verdict("req_1"))
+    books.record(replace(verdict("req_2"), question="What is 6 x 7? \ud83d"))
+    kept = [row["question"] for row in books.rows("SELECT question FROM requests ORDER BY id")]
+    assert kept == [None, "What is 6 x 7? ?"]
+    assert "question" not in draw_columns(books)
+
+
 def test_text_that_is_no_unicode_is_kept_as_well_as_can_be(books: Books) -> None:
     acme(books)
     books.reserve(wish("a", 100))
@@ -562,6 +572,24 @@ def test_migrations_run_once_and_are_numbered(tmp_path: Path) -> None:
         numbers = [row["number"] for row in books.rows("SELECT number FROM migrations")]
         assert numbers == list(range(1, len(MIGRATIONS) + 1))
         books.close()
+
+
+def test_an_older_ledger_gets_its_new_columns_and_keeps_its_rows(tmp_path: Path) -> None:
+    books = Books.open(tmp_path / "tally.db", clock=lambda: NOON)
+    acme(books)
+    books.record(verdict("old"))
+    books.close()
+    older = sqlite3.connect(tmp_path / "tally.db")
+    older.execute("DROP INDEX idx_requests_tenant_model_recorded_at")
+    older.execute("ALTER TABLE requests DROP COLUMN question")
+    older.execute("DELETE FROM migrations WHERE number = 6")
+    older.commit()
+    older.close()
+    books = Books.open(tmp_path / "tally.db", clock=lambda: NOON)
+    books.record(replace(verdict("new"), question="What is 6 x 7?"))
+    kept = {row["id"]: row["question"] for row in books.rows("SELECT id, question FROM requests")}
+    assert kept == {"old": None, "new": "What is 6 x 7?"}
+    books.close()
 
 
 def test_a_file_that_is_no_database_is_refused_and_left_alone(tmp_path: Path) -> None:

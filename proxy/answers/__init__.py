@@ -6,6 +6,7 @@ Pure functions over values. A label is a tuple whose first item names its space 
 
 from proxy.answers.canonical import canonical
 from proxy.answers.messages import mean_logprob, truncated, visible_text
+from proxy.answers.question import question
 from proxy.answers.read import REFUSAL, Answer, read
 from proxy.answers.votable import declared, votable
 from proxy.answers.winner import Candidate, winner
@@ -17,6 +18,7 @@ __all__ = [
     "canonical",
     "declared",
     "mean_logprob",
+    "question",
     "read",
     "truncated",
     "visible_text",

@@ -15,10 +15,12 @@ from proxy.api.wire import check_chat, error_response, parse_body, wish
 from proxy.auth import Auth
 from proxy.batcher import Batcher
 from proxy.config import GeneralSettings
+from proxy.core.prior import Prior
 from proxy.drawing import Query
 from proxy.errors import BodyTooLarge, BudgetExceeded, RequestInvalid, TallyError
 from proxy.money import usd
 from proxy.plan import Planner
+from proxy.predictor import Predictor
 from proxy.purse import Purse
 from proxy.relay import Relay, relayable, sliceable
 from proxy.scoring import Scorer
@@ -43,6 +45,7 @@ class Services:
     batcher: Batcher
     relay: Relay
     scorer: Callable[[Plan], Scorer | None]
+    predictor: Predictor | None
     metrics: Metrics
     log: FilteringBoundLogger
     clock: Callable[[], float]
@@ -104,7 +107,14 @@ class ChatEndpoint:
             # what is passed through has the time that its provider takes
             deadline=started + (deployment.timeout if plan.strategy.name == "off" else plan.strategy.deadline_s),
             scorer=services.scorer(plan),
+            prior=await self._prior(plan, body),
         )
+
+    async def _prior(self, plan: Plan, body: JSON) -> Prior | None:
+        predictor = self._services.predictor
+        if predictor is None or plan.strategy.name != "optscale":
+            return None
+        return await predictor.prior(plan.tenant.name, plan.model, body)
 
 
 class _Work:

@@ -16,6 +16,7 @@ _COMMANDS = {
     "replay": ("proxy.cli.replay", "replay"),
     "eval": ("proxy.cli.eval", "evaluate"),
     "pool": ("proxy.cli.pool", "pool"),
+    "predictor": ("proxy.cli.predictor", "predictor"),
 }
 
 

@@ -145,9 +145,8 @@ def _tuning(command: F) -> F:
         click.option(
             "--target",
             type=fraction,
-            show_default=True,
-            default=_STANDARD.target,
-            help="The confidence that is enough.",
+            default=1.0,
+            help="adaptive: the confidence that ends a query early.  [default: none]",
         ),
     ]
     for option in reversed(options):

@@ -4,6 +4,7 @@ The format is LiteLLM's `model_list`, plus `scaling`, `tenants` and `general_set
 """
 
 from decimal import Decimal
+from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import (
@@ -18,7 +19,18 @@ from pydantic import (
 )
 
 from proxy.money import nano_usd
-from proxy.types import JSON, AnswerKind, AnswerSpec, Strategy, StrategyName, Tenant, Uncertainty, Votable
+from proxy.types import (
+    JSON,
+    AnswerKind,
+    AnswerSpec,
+    PriorSource,
+    Strategy,
+    StrategyName,
+    Tenant,
+    Uncertainty,
+    VerdictRule,
+    Votable,
+)
 from proxy.windows import parse_duration
 
 _WEAK_KEYS = frozenset({"sk-1234", "sk-12345678", "changeme", "password", "secret", "master", "test"})
@@ -170,6 +182,18 @@ class ScalingConfig(_Section):
     )
     s_min: Annotated[float, Field(gt=0, lt=1)] = Field(default=0.95, description="OptScale's quality to reach")
     confidence: Annotated[float, Field(gt=0, lt=1)] = Field(default=0.9, description="OptScale's alpha")
+    prior: PriorSource = Field(
+        default="none",
+        description="what OptScale believes of a question's scores: nothing, the tenant's and model's history, or what"
+        " a trained predictor says",
+    )
+    predictor: Path | None = Field(default=None, description="the file of `tally predictor train`, for prior: trained")
+    refit: Literal["always", "once"] = Field(
+        default="always", description="whether OptScale fits anew after every score, or once after the first draws"
+    )
+    verdict: VerdictRule = Field(
+        default="majority", description="OptScale's vote: majority, weighted by score, or the best-scored answer"
+    )
     threshold: Annotated[float, Field(gt=0.5, lt=1)] = Field(
         default=0.95, description="confidence that ends adaptive_consistency"
     )
@@ -183,6 +207,10 @@ class ScalingConfig(_Section):
         default=None, description="a model_name that scores where log-probabilities are missing"
     )
     slice_tokens: Annotated[int, Field(ge=16)] = Field(default=1024, description="output tokens reserved at a time")
+    store_questions: bool = Field(
+        default=False,
+        description="true: the ledger keeps the last user turn's text (8,000 characters), to train a predictor on",
+    )
     answer: AnswerConfig = AnswerConfig()
 
     @field_validator("mean_samples")
@@ -192,6 +220,12 @@ class ScalingConfig(_Section):
         if mean_samples < unit:
             raise ValueError(f"{mean_samples} is below the unit of DynScaling ({unit})")
         return mean_samples
+
+    @model_validator(mode="after")
+    def _predictor_given(self) -> "ScalingConfig":
+        if self.prior == "trained" and self.predictor is None:
+            raise ValueError("prior: trained needs predictor: the file that `tally predictor train` wrote")
+        return self
 
     def default(self) -> Strategy:
         """The default strategy with its parameters. `adaptive` is not built yet: self-consistency stands in for it."""

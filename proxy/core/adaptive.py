@@ -67,7 +67,7 @@ class AdaptiveBatch(Batch):
     """Draws where a sample is worth most, until the confidence asked, a cap, the price or the budget ends a query.
 
     `mean_samples` is what a query may take in the mean, in samples of mean cost. A query is decided early when its
-    leader is surer than `target` (None: never); draws still out are then the caller's to cancel, and count for half.
+    leader is as sure as `target` (1: never before it is certain); draws still out are then the caller's to cancel, and count for half.
     `bank`: see above; without it `sample_tokens` may tell the mean cost of a sample, else opening samples do.
     `by_tokens` False: every sample costs the same, whatever its length.
     """
@@ -76,7 +76,7 @@ class AdaptiveBatch(Batch):
         self,
         *,
         mean_samples: float,
-        target: float | None,
+        target: float = 1.0,
         limits: Limits,
         bank: Bank | None = None,
         sample_tokens: float | None = None,
@@ -152,7 +152,7 @@ class AdaptiveBatch(Batch):
 
     def _continue(self, state: QueryState) -> None:
         tally = self._tallies[state.id]
-        if self.target is not None and tally.first and confidence(tally.first, tally.second) >= self.target:
+        if tally.first and confidence(tally.first, tally.second) >= self.target:
             self._decide(state, CONFIDENT)
         elif not state.out:
             self._go_on(state, tally)

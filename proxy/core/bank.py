@@ -6,6 +6,8 @@ more is spent than comes in. So the share of a stream that deserves samples gets
 """
 
 import math
+from collections import OrderedDict
+from collections.abc import Hashable
 
 _FIRST_PRICE = 0.02
 _AT_CREDIT = 8.0
@@ -80,3 +82,19 @@ class Bank:
         self._open -= 1
         self._log_price += self._integral * (spent / self.credit - 1.0)
         self._log_price = min(max(self._log_price, math.log(_CHEAPEST)), math.log(_DEAREST))
+
+
+class Banks:
+    """The banks of a server: one for each owner (whatever names it), made on first use; the `most` used last are kept."""
+
+    def __init__(self, most: int = 4096) -> None:
+        self._most = most
+        self._banks: OrderedDict[Hashable, Bank] = OrderedDict()
+
+    def of(self, owner: Hashable, credit: float) -> Bank:
+        """The bank of an owner whose queries bring `credit` samples."""
+        bank = self._banks.setdefault((owner, credit), Bank(credit))
+        self._banks.move_to_end((owner, credit))
+        if len(self._banks) > self._most:
+            self._banks.popitem(last=False)
+        return bank

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from proxy.core.bank import Bank
 from proxy.core.batch import Batch, Limits
 from proxy.core.fixed import FixedBatch
 from proxy.core.vote import Rule
@@ -28,14 +29,18 @@ def rule_for(strategy: Strategy) -> Rule:
             return Rule(by=strategy.verdict)
         case "dynscaling":
             return Rule(conditioned=strategy.votes == "conditioned")
-        case "adaptive":
-            return Rule(ties="shortest")
         case _:
             return Rule()
 
 
-def batch_for(strategy: Strategy, rng: "Callable[[], np.random.Generator]") -> Batch:
-    """A fresh batch for live use. `rng` is asked for a generator only by strategies that draw lots."""
+def batch_for(
+    strategy: Strategy, rng: "Callable[[], np.random.Generator]", bank: Callable[[float], Bank] = Bank
+) -> Batch:
+    """A fresh batch for live use.
+
+    `rng` is asked for a generator only by strategies that draw lots, `bank` for the bank of a credit, in samples, by
+    those that bank what they save; without one each batch has a bank of its own.
+    """
     # numpy and scipy are a tenth of a second to import: only those who need them pay
     limits = Limits(strategy.max_samples, strategy.max_rounds)
     match strategy.name:
@@ -54,7 +59,8 @@ def batch_for(strategy: Strategy, rng: "Callable[[], np.random.Generator]") -> B
         case "adaptive":
             from proxy.core.adaptive import AdaptiveBatch
 
-            return AdaptiveBatch(mean_samples=strategy.mean_samples, target=strategy.target, limits=limits)
+            samples = min(strategy.samples, strategy.max_samples)
+            return AdaptiveBatch(mean_samples=samples, target=strategy.target, limits=limits, bank=bank(samples))
         case "adaptive_consistency":
             from proxy.core.adaptive_consistency import AdaptiveConsistencyBatch
 

@@ -1,6 +1,6 @@
 """The normal distribution truncated to [0, 1] as the law of a verifier's scores (OptScale, equations 8, 9 and 13).
 
-Everything is in logarithms and stable in the tails. SciPy is imported on first use: it costs half a second and 50 MB
+Everything is in logarithms and stable in the tails. SciPy is imported on first use: it costs time and memory
 that only scored strategies need.
 """
 

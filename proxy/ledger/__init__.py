@@ -75,7 +75,10 @@ class Ballot:
 
 @dataclass(frozen=True, slots=True)
 class RequestRow:
-    """One request's verdict. `answer` is the winner's, `first_answer` what one sample would have said."""
+    """One request's verdict. `answer` is the winner's, `first_answer` what one sample would have said.
+
+    `question` is what was asked, only where the configuration wants it stored.
+    """
 
     account: Account
     model: str
@@ -92,6 +95,7 @@ class RequestRow:
     reason: str | None
     latency_ms: int
     ballots: tuple[Ballot, ...] = ()
+    question: str | None = None
 
 
 class Ledger(Protocol):

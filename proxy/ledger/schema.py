@@ -105,12 +105,19 @@ def _m005_requests(db: "Database") -> None:
     db.table("requests").create_index(["recorded_at"])
 
 
+def _m006_questions(db: "Database") -> None:
+    """What was asked, where it may be stored; and a tenant's and model's last requests by an index."""
+    db.table("requests").add_column("question", str)
+    db.table("requests").create_index(["tenant", "model", "recorded_at"])
+
+
 MIGRATIONS: tuple[Callable[["Database"], None], ...] = (
     _m001_tenants,
     _m002_keys,
     _m003_reservations,
     _m004_draws,
     _m005_requests,
+    _m006_questions,
 )
 
 

@@ -6,6 +6,8 @@ Every batch may draw `cap` samples a query, or as many as were recorded; the bud
   a budget of X multiples is N = X, fractions of it too. One query at a time (`stream`), N is the budget itself, counted
   in samples even when budgets are in tokens: an N that shrinks on long answers would be another strategy;
 - those that stop by themselves (`adaptive_consistency`, `early_stopping`, `optscale`) have the cap as their maximum;
+- `adaptive` as one batch has the budget to itself; in batches of a size, and one query at a time, all share one bank
+  and one purse, as a tenant's live queries do;
 - `dynscaling` is Algorithm 1 as published (`exact`, |S| = 1 unless told) with independent draws alone, since a pool has
   no conditioned ones; `pets` picks one query and draw at a time. With a limit of R rounds as many are picked a wave as
   spend the budget in R waves, and what is drawn one by one comes in R equal parts of twice the budget.
@@ -18,6 +20,7 @@ from typing import Literal
 
 import numpy as np
 
+from proxy.core.bank import Bank
 from proxy.core.batch import Batch, Limits
 from proxy.core.fixed import FixedBatch
 from proxy.core.strategies import SCORED
@@ -33,6 +36,7 @@ CONDITIONED: frozenset[StrategyName] = frozenset({"sp1", "sp2", "sp3", "multi_ro
 REPLAYABLE: tuple[StrategyName, ...] = (
     "off",
     "self_consistency",
+    "adaptive",
     "best_of_n",
     "dynscaling",
     "optscale",
@@ -42,6 +46,7 @@ REPLAYABLE: tuple[StrategyName, ...] = (
 )
 
 _NO_CAP = 2**62
+_LEAST_CREDIT = 0.01
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,9 +99,17 @@ class Maker:
         counted = setting.arrivals == "stream" and strategy.name in FIXED
         self._unit: Unit = "samples" if counted else setting.unit
         self._price = pool.mean_tokens if self._unit == "tokens" else 1.0
+        self._tokens = pool.mean_tokens or None
+        self._bank: Bank | None = None
+        self._shared: Purse | None = None
+        if strategy.name == "adaptive" and (setting.batch_size or setting.arrivals == "stream"):
+            self._bank = Bank(max(budget, _LEAST_CREDIT), sample_tokens=self._tokens)
+            self._shared = Purse(self._whole(len(pool.questions)), self._unit)
 
     def purse(self, before: int, after: int) -> Purse:
         """The share of the queries from the `before`-th to the `after`-th; what rounding takes, the next one gets."""
+        if self._shared is not None:
+            return self._shared
         return Purse(self._whole(after) - self._whole(before), self._unit)
 
     def batch(self, questions: Sequence[Question]) -> Batch:
@@ -108,12 +121,26 @@ class Maker:
                 return FixedBatch(1, limits)
             case "self_consistency" | "best_of_n":
                 return FixedBatch(limits.max_samples, limits)
+            case "adaptive":
+                return self._adaptive(limits)
             case "dynscaling":
                 return self._dynscaling(limits, len(questions))
             case "pets":
                 return self._pets(limits, len(questions))
             case _:
                 return _stopping(self._strategy, limits, self._width(limits))
+
+    def _adaptive(self, limits: Limits) -> Batch:
+        from proxy.core.adaptive import AdaptiveBatch
+
+        return AdaptiveBatch(
+            mean_samples=max(1.0, self._budget),
+            target=self._strategy.target,
+            limits=limits,
+            bank=self._bank,
+            sample_tokens=self._tokens,
+            by_tokens=self._unit == "tokens",
+        )
 
     def _dynscaling(self, limits: Limits, queries: int) -> Batch:
         from proxy.core.dynscaling import DynScalingBatch
