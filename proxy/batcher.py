@@ -33,10 +33,13 @@ class _Open:
 class Batcher:
     """An async context manager: batches run inside it, and leaving it waits for all of them.
 
-    `make` builds a batch for a tenant, a model and a strategy; `window_s` in seconds and `max_queries` say when a batch is full.
+    `make` builds a batch for a tenant, a model and a strategy; `window_s` in seconds and `max_queries` say when a batch
+    is full.
     """
 
-    def __init__(self, engine: Engine, make: Callable[[str, str, Strategy], Batch], *, window_s: float, max_queries: int) -> None:
+    def __init__(
+        self, engine: Engine, make: Callable[[str, str, Strategy], Batch], *, window_s: float, max_queries: int
+    ) -> None:
         self._engine = engine
         self._make = make
         self._window_s = window_s

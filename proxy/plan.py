@@ -13,7 +13,7 @@ from proxy.upstream.catalogue import Catalogue
 _UNSCALED = ("store", "prediction", "web_search_options")
 """Fields whose requests are passed through as they are; an empty object turns a feature on, too."""
 
-_FIXED = frozenset({"self_consistency", "best_of_n"})
+_BY_SAMPLES = frozenset({"self_consistency", "best_of_n", "adaptive"})
 """Strategies that draw `samples`; all others draw up to `max_samples`."""
 
 _COLD = 0.1
@@ -96,7 +96,7 @@ def _nano(usd: Decimal | None) -> int | None:
 def _unscalable(request: JSON, strategy: Strategy, answer: AnswerSpec) -> str | None:
     """Why more than one sample of this request is no use or no possibility, or None."""
     temperature = request.get("temperature")
-    most = strategy.samples if strategy.name in _FIXED else strategy.max_samples
+    most = strategy.samples if strategy.name in _BY_SAMPLES else strategy.max_samples
     checks = {
         f"temperature {temperature}": temperature is not None and temperature <= _COLD,
         "n > 1": (request.get("n") or 1) > 1,

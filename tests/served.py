@@ -37,7 +37,7 @@ def configuration(base_url: str, folder: Path, **more: Any) -> JSON:
     """A configuration with one model and the tenant `acme`; `more` adds or replaces sections."""
     return {
         "model_list": more.pop("model_list", [deployment(base_url)]),
-        "scaling": {"batch_window_ms": 10, **more.pop("scaling", {})},
+        "scaling": {"strategy": "self_consistency", "batch_window_ms": 10, **more.pop("scaling", {})},
         "tenants": more.pop("tenants", [{"name": "acme", "keys": [KEY], **more.pop("tenant", {})}]),
         "general_settings": {
             "master_key": MASTER_KEY,

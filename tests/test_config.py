@@ -78,7 +78,7 @@ def test_an_empty_file_is_the_defaults(tmp_path: Path, text: str, name: str) -> 
 
 def test_the_defaults_are_those_of_the_readme() -> None:
     config = load_config(None, {})
-    assert config.scaling.default() == Strategy("self_consistency")
+    assert config.scaling.default() == Strategy("adaptive")
     assert (config.scaling.batch_window_ms, config.scaling.batch_max_queries) == (50, 32)
     assert config.general_settings.database_url == "sqlite:///tally.db"
     assert config.general_settings.budget_exceeded_status_code == 402

@@ -82,6 +82,11 @@ def test_of_equal_weights_the_label_with_more_ballots_leads_and_then_the_earlies
     assert poll([Ballot("a"), Ballot("b"), Ballot("b"), Ballot("a")], Rule()).leader == "a"
 
 
+def test_a_tie_of_few_ballots_goes_to_the_shorter_samples_where_the_rule_says_so() -> None:
+    ballots = [Ballot("a", tokens=90), Ballot("b", tokens=10), Ballot("a", tokens=80), Ballot("b", tokens=20)]
+    assert [poll(ballots, Rule(shorter=most)).leader for most in (0, 1, 2)] == ["a", "a", "b"]
+
+
 def test_samples_that_saw_others_vote_alone_while_one_of_them_has_an_answer() -> None:
     rule = Rule(conditioned=True)
     first = [Ballot("a"), Ballot("a")]

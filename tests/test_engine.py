@@ -288,7 +288,8 @@ async def test_draws_in_flight_of_a_decided_query_are_cancelled_and_charged_what
             statuses = [row["status"] for row in await made.rows()]
         await upstream.until(lambda: upstream.in_flight == 0)
     assert (found.reason, found.answer) == ("quality reached", "42")
-    assert statuses.count("cancelled") == sum(call.cancelled for call in upstream.calls) > 0
+    # a draw may be cancelled after its reservation and before the upstream has seen it
+    assert statuses.count("cancelled") >= sum(call.cancelled for call in upstream.calls) > 0
     assert standing.ok
     assert standing.reserved.nano == 0
     assert standing.spent.nano >= upstream.meter.cost_nano(RATES)

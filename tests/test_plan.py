@@ -63,7 +63,7 @@ def test_no_wish_passes_a_cap_and_no_text_matters(wish: Wish, tenant: Tenant, te
     if wish.max_cost_usd is not None:
         assert plan.max_request_nano is not None
         assert plan.max_request_nano <= wish.max_cost_usd * 10**9
-    assert plan.strategy.name in {"off", wish.strategy or tenant.strategy or "self_consistency"}
+    assert plan.strategy.name in {"off", wish.strategy or tenant.strategy or "adaptive"}
     assert not (plan.probe and wish.strategy)
 
 

@@ -153,7 +153,7 @@ class ModelEntry(_Section):
 class ScalingConfig(_Section):
     """How requests are scaled unless the request, its tenant or its model says otherwise."""
 
-    strategy: Literal[StrategyName, "adaptive"] = "self_consistency"
+    strategy: StrategyName = "adaptive"
     samples: Annotated[int, Field(ge=1, le=_MAX_N)] = Field(default=8, description="N of the fixed-N strategies")
     unit: Annotated[int, Field(ge=2, le=256)] = Field(default=8, description="DynScaling's B_unit, in samples")
     mean_samples: Annotated[int, Field(ge=1, le=_MAX_N)] = Field(
@@ -228,10 +228,10 @@ class ScalingConfig(_Section):
         return self
 
     def default(self) -> Strategy:
-        """The default strategy with its parameters. `adaptive` is not built yet: self-consistency stands in for it."""
+        """The default strategy with its parameters."""
         shared = Strategy.__dataclass_fields__.keys() & type(self).model_fields.keys()
         values = {name: getattr(self, name) for name in shared}
-        return Strategy(name="self_consistency" if self.strategy == "adaptive" else self.strategy, **values)
+        return Strategy(name=self.strategy, **values)
 
 
 class TenantConfig(_Section):

@@ -67,7 +67,8 @@ class AdaptiveBatch(Batch):
     """Draws where a sample is worth most, until the confidence asked, a cap, the price or the budget ends a query.
 
     `mean_samples` is what a query may take in the mean, in samples of mean cost. A query is decided early when its
-    leader is as sure as `target` (1: never before it is certain); draws still out are then the caller's to cancel, and count for half.
+    leader is as sure as `target` (1: never before it is certain); draws still out are then the caller's to cancel, and
+    one that is cancelled counts for half of what it was expected to cost.
     `bank`: see above; without it `sample_tokens` may tell the mean cost of a sample, else opening samples do.
     `by_tokens` False: every sample costs the same, whatever its length.
     """
@@ -94,6 +95,8 @@ class AdaptiveBatch(Batch):
         self._tallies: dict[int, _Tally] = {}
         self._ready: dict[int, _Tally] = {}
         self._ranking: list[tuple[float, int]] = []
+        # what is held back for draws whose query was decided or left before they were told
+        self._late: dict[int, float] = {}
         self._stepwise = limits.max_rounds >= limits.max_samples
 
     def join(self, query: int, *, probe: bool = False, prior: Prior | None = None) -> None:
@@ -101,6 +104,16 @@ class AdaptiveBatch(Batch):
         super().join(query, probe=probe, prior=prior)
         self._tallies[query] = _Tally(self._queries[query])
         self._bank.open()
+
+    def tell(self, outcome: Outcome) -> None:
+        """Hear how a draw ended. What was held back for it when its query ended is put right, unless it was cancelled.
+
+        What a cancelled draw took is not told, so the half that was held back for it stands.
+        """
+        super().tell(outcome)
+        held = self._late.pop(outcome.draw, None)
+        if held is not None and not isinstance(outcome, Cancelled):
+            self._bank.correct(self._spent(outcome) - held)
 
     def _first(self) -> int:
         share = round(1.5 * self.mean_samples / self.limits.max_rounds)
@@ -124,21 +137,24 @@ class AdaptiveBatch(Batch):
     def _hear(self, state: QueryState, outcome: Outcome) -> None:
         super()._hear(state, outcome)
         tally = self._tallies[state.id]
-        actual = 0.0
+        expected = tally.taken / (len(state.out) + 1)
         if isinstance(outcome, Sample):
             if tally.heard < 2:
                 self._bank.learn(outcome.tokens)
             tally.heard += 1
             tally.tokens += outcome.tokens
-            actual = outcome.tokens / self._bank.sample_tokens if self._by_tokens else 1.0
             if outcome.label is not None:
                 tally.count(outcome.label)
-        elif isinstance(outcome, Cancelled):
-            actual = self._cost(tally) / 2
+        actual = expected / 2 if isinstance(outcome, Cancelled) else self._spent(outcome)
         tally.spent += actual
-        expected = tally.taken / (len(state.out) + 1)
         self._take(tally, -expected)
         self._bank.take(actual)
+
+    def _spent(self, outcome: Outcome) -> float:
+        """What a draw took, in samples of mean cost: only samples cost anything."""
+        if not isinstance(outcome, Sample):
+            return 0.0
+        return self._bank.cost(outcome.tokens) if self._by_tokens else 1.0
 
     def _take(self, tally: _Tally, samples: float) -> None:
         tally.taken += samples
@@ -148,7 +164,7 @@ class AdaptiveBatch(Batch):
         """What one more sample of a query is expected to cost, in samples of mean cost: shrunk to the mean."""
         if not self._by_tokens:
             return 1.0
-        return (tally.tokens / self._bank.sample_tokens + _SHRINK) / (tally.heard + _SHRINK)
+        return (self._bank.cost(tally.tokens, tally.heard) + _SHRINK) / (tally.heard + _SHRINK)
 
     def _continue(self, state: QueryState) -> None:
         tally = self._tallies[state.id]
@@ -246,11 +262,21 @@ class AdaptiveBatch(Batch):
     def _left(self, state: QueryState) -> None:
         self._forget(state)
 
+    def _drop(self, state: QueryState) -> None:
+        """Take back draws that were never handed out, and put back what was taken for them."""
+        before = len(state.out)
+        super()._drop(state)
+        tally = self._tallies.get(state.id)
+        if tally is not None and before:
+            self._take(tally, -tally.taken * (before - len(state.out)) / before)
+
     def _forget(self, state: QueryState) -> None:
         """Take a query out of the ranking; its draws still out count for half of what was taken for them."""
         tally = self._tallies.pop(state.id, None)
         self._ready.pop(state.id, None)
         if tally is not None:
+            if state.out:
+                self._late |= dict.fromkeys(state.out, tally.taken / 2 / len(state.out))
             self._take(tally, -tally.taken / 2)
             self._bank.settle(tally.spent + tally.taken)
 

@@ -19,9 +19,10 @@ _DEAREST = 0.25
 class Bank:
     """A balance in samples of mean cost, shared by queries that come one after the other or side by side.
 
-    `credit` samples come with each query; never more than `bound` credits are saved beyond those of the queries that
-    are open. `integral` says how fast the price follows what queries spend, `proportional` how much savings lower it. `sample_tokens` is the
-    mean cost of a sample in tokens; None: the mean of the samples that queries open with.
+    `credit` samples come with each query. A query that comes finds at most `bound` credits saved beyond those of the
+    queries that are open; what queries side by side leave, the last of them may still use. `integral` says how fast the
+    price follows what queries spend, `proportional` how much savings lower it. `sample_tokens` is the mean cost of a
+    sample in tokens; None: the mean of the samples that queries open with.
 
     The first price, 0.02 at 8 samples a query and falling with the power 3/2, is where prices settled on recorded
     samples of reasoning models.
@@ -56,15 +57,14 @@ class Bank:
         price = math.exp(self._log_price - self._proportional * saved)
         return min(max(price, _CHEAPEST), _DEAREST)
 
-    @property
-    def sample_tokens(self) -> float:
-        """The mean cost of a sample in tokens; 1 while nothing is known."""
-        if self._known_tokens is not None:
-            return self._known_tokens
-        return self._opening_tokens / self._openings if self._opening_tokens else 1.0
+    def cost(self, tokens: int, samples: int = 1) -> float:
+        """What `samples` of `tokens` in all cost, in samples of mean cost; while no length is known each costs 1."""
+        if self._known_tokens:
+            return tokens / self._known_tokens
+        return tokens * self._openings / self._opening_tokens if self._opening_tokens else float(samples)
 
     def open(self) -> None:
-        """A query came: put its credit in. What is saved beyond the credits of open queries is bounded."""
+        """A query came: put its credit in, and cut what is saved to the bound."""
         self._open += 1
         self.balance = min(self.balance + self.credit, (self._bound + self._open) * self.credit)
 
@@ -80,12 +80,23 @@ class Bank:
     def settle(self, spent: float) -> None:
         """A query was decided or left after spending `spent` samples of mean cost: the price follows."""
         self._open -= 1
-        self._log_price += self._integral * (spent / self.credit - 1.0)
+        self._follow(spent - self.credit)
+
+    def correct(self, samples: float) -> None:
+        """A query that was settled has spent `samples` more (less: a negative number) than was thought then."""
+        self.take(samples)
+        self._follow(samples)
+
+    def _follow(self, excess: float) -> None:
+        self._log_price += self._integral * excess / self.credit
         self._log_price = min(max(self._log_price, math.log(_CHEAPEST)), math.log(_DEAREST))
 
 
 class Banks:
-    """The banks of a server: one for each owner (whatever names it), made on first use; the `most` used last are kept."""
+    """The banks of a server, one for each owner (whatever names it), made on first use.
+
+    Kept are the `most` that were used last.
+    """
 
     def __init__(self, most: int = 4096) -> None:
         self._most = most

@@ -3,9 +3,13 @@
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from proxy.core.adaptive import AdaptiveBatch
+from proxy.core.adaptive_consistency import AdaptiveConsistencyBatch
 from proxy.core.bank import Bank
 from proxy.core.batch import Batch, Limits
+from proxy.core.early_stopping import EarlyStoppingBatch
 from proxy.core.fixed import FixedBatch
+from proxy.core.sequential import SequentialBatch
 from proxy.core.vote import Rule
 from proxy.types import Strategy
 
@@ -29,6 +33,9 @@ def rule_for(strategy: Strategy) -> Rule:
             return Rule(by=strategy.verdict)
         case "dynscaling":
             return Rule(conditioned=strategy.votes == "conditioned")
+        case "adaptive":
+            # length is weak evidence, worth a tie of few ballots: shorter samples agree more often with the many
+            return Rule(shorter=3)
         case _:
             return Rule()
 
@@ -43,42 +50,36 @@ def batch_for(
     """
     # numpy and scipy are a tenth of a second to import: only those who need them pay
     limits = Limits(strategy.max_samples, strategy.max_rounds)
+    batch: Batch
     match strategy.name:
         case "off":
-            return FixedBatch(1, limits)
+            batch = FixedBatch(1, limits)
         case "self_consistency" | "best_of_n":
-            return FixedBatch(strategy.samples, limits)
+            batch = FixedBatch(strategy.samples, limits)
+        case "adaptive":
+            samples = min(strategy.samples, strategy.max_samples)
+            batch = AdaptiveBatch(mean_samples=samples, target=strategy.target, limits=limits, bank=bank(samples))
         case "dynscaling":
-            return _dynscaling(strategy, limits, rng())
+            batch = _dynscaling(strategy, limits, rng())
         case "optscale":
             from proxy.core.optscale import OptScaleBatch
 
-            return OptScaleBatch(
+            batch = OptScaleBatch(
                 s_min=strategy.s_min, confidence=strategy.confidence, refit=strategy.refit, limits=limits
             )
-        case "adaptive":
-            from proxy.core.adaptive import AdaptiveBatch
-
-            samples = min(strategy.samples, strategy.max_samples)
-            return AdaptiveBatch(mean_samples=samples, target=strategy.target, limits=limits, bank=bank(samples))
         case "adaptive_consistency":
-            from proxy.core.adaptive_consistency import AdaptiveConsistencyBatch
-
             # one draw a round would meet the round cap before it could stop
             width = -(-limits.max_samples // limits.max_rounds)
-            return AdaptiveConsistencyBatch(threshold=strategy.threshold, width=width, limits=limits)
+            batch = AdaptiveConsistencyBatch(threshold=strategy.threshold, width=width, limits=limits)
         case "early_stopping":
-            from proxy.core.early_stopping import EarlyStoppingBatch
-
-            return EarlyStoppingBatch(window=strategy.window, limits=limits)
+            batch = EarlyStoppingBatch(window=strategy.window, limits=limits)
         case "pets":
             from proxy.core.pets import PetsBatch
 
-            return PetsBatch(mean_samples=strategy.mean_samples, width=None, subset=None, limits=limits)
+            batch = PetsBatch(mean_samples=strategy.mean_samples, width=None, subset=None, limits=limits)
         case "sp1" | "sp2" | "sp3" | "multi_round":
-            from proxy.core.sequential import SequentialBatch
-
-            return SequentialBatch(strategy.name, chains=strategy.chains, limits=limits)
+            batch = SequentialBatch(strategy.name, chains=strategy.chains, limits=limits)
+    return batch
 
 
 def _dynscaling(strategy: Strategy, limits: Limits, rng: "np.random.Generator") -> "DynScalingBatch":

@@ -28,11 +28,14 @@ class Rule:
     """How ballots become a verdict.
 
     `majority` counts, `weighted` adds up scores (no score, or one below 0, weighs nothing), `best` takes the label of
-    the best score. Scores decide only where there are any; else the majority does. What is
-    equal goes to the label with more ballots, then to the one whose sample came first. `conditioned`: samples that saw others are the only voters while there is one with an answer.
+    the best score. Scores decide only where there are any; else the majority does. What is equal goes to the label
+    with more ballots; then, where it has at most `shorter` of them, to the one whose samples took fewer tokens in the
+    mean; then to the one whose sample came first. `conditioned`: samples that saw others are the only voters while
+    there is one with an answer.
     """
 
     by: Literal["majority", "weighted", "best"] = "majority"
+    shorter: int = 0
     conditioned: bool = False
 
 
@@ -62,6 +65,7 @@ class _Group:
 
     label: Label
     count: int = 0
+    tokens: int = 0
     weight: float = 0.0
     best: float = field(default=float("-inf"))
 
@@ -76,9 +80,10 @@ def poll(ballots: Sequence[Ballot], rule: Rule) -> Votes:
             _add(groups.setdefault(ballot.label, _Group(ballot.label)), ballot)
     by = rule.by if any(group.best > float("-inf") for group in groups.values()) else "majority"
 
-    def rank(group: _Group) -> tuple[float, int]:
+    def rank(group: _Group) -> tuple[float, int, float]:
         measure = {"majority": 0.0, "weighted": group.weight, "best": group.best}[by]
-        return -measure, -group.count
+        short = group.count <= rule.shorter
+        return -measure, -group.count, group.tokens / group.count if short else 0.0
 
     # sorted() is stable and a dict keeps insertion order, so what is equal stays with the earliest answer
     counts = tuple((group.label, group.count) for group in sorted(groups.values(), key=rank))
@@ -87,6 +92,7 @@ def poll(ballots: Sequence[Ballot], rule: Rule) -> Votes:
 
 def _add(group: _Group, ballot: Ballot) -> None:
     group.count += 1
+    group.tokens += ballot.tokens
     if ballot.score is not None and not isnan(ballot.score):
         group.weight += max(ballot.score, 0.0)
         group.best = max(group.best, ballot.score)
