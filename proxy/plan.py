@@ -14,7 +14,7 @@ _UNSCALED = ("store", "prediction", "web_search_options")
 """Fields whose requests are passed through as they are; an empty object turns a feature on, too."""
 
 _BY_SAMPLES = frozenset({"self_consistency", "best_of_n", "adaptive"})
-"""Strategies that draw `samples`; all others draw up to `max_samples`."""
+"""Strategies for which `samples` counts: 1 is one sample. All others draw up to `max_samples`."""
 
 _COLD = 0.1
 """Up to this temperature samples would be alike (some clients send 0.1 for 0)."""

@@ -8,7 +8,7 @@ from proxy.answers import Candidate, question, winner
 from proxy.core.batch import BUDGET
 from proxy.core.strategies import rule_for
 from proxy.core.vote import Ballot as Vote
-from proxy.core.vote import Votes, poll, voices
+from proxy.core.vote import Votes, admitted, poll, voices
 from proxy.drawing import Drawn, Query
 from proxy.errors import BudgetExceeded, ClientGone, TallyError, UpstreamError, UpstreamTimeout
 from proxy.ledger import Ballot, RequestRow
@@ -188,14 +188,17 @@ def _labels(samples: Sequence[Drawn]) -> list[object]:
 def _vote(samples: Sequence[Drawn], labels: Sequence[object], strategy: Strategy) -> tuple[Votes, int]:
     """The votes, and the place of the sample that speaks for their leader."""
     voting = voices([sample.draw for sample in samples], labels)
+    rule = rule_for(strategy)
     # what may not vote may not win either: without a label it is passed over, and last where nobody has one
-    heard = [label if votes else None for label, votes in zip(labels, voting, strict=True)]
     ballots = [
-        Vote(label, sample.score, sample.choice.tokens, conditioned=bool(sample.draw.given))
-        for sample, label in zip(samples, heard, strict=True)
+        Vote(label if votes else None, sample.score, sample.choice.tokens, conditioned=bool(sample.draw.given))
+        for sample, label, votes in zip(samples, labels, voting, strict=True)
     ]
-    votes = poll(ballots, rule_for(strategy))
-    candidates = [_candidate(*each) for each in zip(samples, heard, voting, strict=True)]
+    ballots = admitted(ballots, rule)
+    votes = poll(ballots, rule)
+    candidates = [
+        _candidate(sample, ballot.label, heard) for sample, ballot, heard in zip(samples, ballots, voting, strict=True)
+    ]
     return votes, winner(candidates, votes.leader)
 
 

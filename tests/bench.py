@@ -106,9 +106,7 @@ async def bench(
     engine = Engine(Drawer(meter, clock=time.monotonic), ledger, clock=time.monotonic)
     endpoint = Endpoint("openai", "small", base_url, SECRET, {})
     deployment = Deployment("small", endpoint, lane or owned, **{"rates": RATES, **known})
-    batcher = Batcher(
-        engine, lambda *key: make(key[-1]), window_s=window_s, max_queries=max_queries
-    )
+    batcher = Batcher(engine, lambda *key: make(key[-1]), window_s=window_s, max_queries=max_queries)
     try:
         async with batcher:
             made = Bench(ledger, batcher, meter, deployment)

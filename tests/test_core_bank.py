@@ -94,7 +94,8 @@ def test_what_a_settled_query_turns_out_to_have_spent_counts_like_what_it_spent_
     late.take(3)
     late.settle(3)
     late.correct(2)
-    assert (late.balance, late.price) == (early.balance, pytest.approx(early.price))
+    assert late.balance == early.balance
+    assert late.price == pytest.approx(early.price)
 
 
 def test_costs_are_told_in_samples_of_the_mean_length_that_queries_open_with() -> None:

@@ -15,6 +15,7 @@ from proxy.core.batch import (
     CONFIDENT,
     FAILED,
     NO_SCORES,
+    PRICED,
     QUALITY,
     ROUND_CAP,
     SAMPLE_CAP,
@@ -32,7 +33,7 @@ from proxy.core.dynscaling import DynScalingBatch, Mode
 from proxy.core.fixed import FixedBatch
 from proxy.core.optscale import OptScaleBatch
 
-REASONS = {None, BUDGET, CONFIDENT, FAILED, NO_SCORES, QUALITY, ROUND_CAP, SAMPLE_CAP, SPENT}
+REASONS = {None, BUDGET, CONFIDENT, FAILED, NO_SCORES, PRICED, QUALITY, ROUND_CAP, SAMPLE_CAP, SPENT}
 
 
 @dataclass(frozen=True)

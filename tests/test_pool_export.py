@@ -107,6 +107,15 @@ def test_samples_stand_in_draw_order_with_their_scores(run: Run, books: Books, r
     ]
 
 
+def test_how_a_model_graded_itself_is_no_verifiers_score(run: Run, books: Books, record: Record) -> None:
+    for name, strategy in (("own", "sp3"), ("verifier", "best_of_n")):
+        record(name, "a", "b", strategy=strategy)
+        books.record(replace(verdict(name), strategy=strategy, ballots=(Ballot(f"{name}.0:0", "a", 0.5, None),)))
+    first, second = lines(run())
+    assert [sample.get("score") for sample in first["samples"]] == [None, None]
+    assert [sample.get("score") for sample in second["samples"]] == [0.5, None]
+
+
 def test_what_was_no_finished_draw_is_left_out(run: Run, record: Record) -> None:
     lost = {"status": "lost", "finish_reason": None}
     record("r", "a", None, None, None, "b", draws=[{}, lost, {"purpose": "judge"}, {}, {"finish_reason": None}])

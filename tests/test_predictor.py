@@ -1,10 +1,13 @@
 """What is believed of scores: by history, by a trained model; what a model learns from, and how it is kept."""
 
+import asyncio
 import gzip
 import json
 import math
 import sys
+from contextlib import suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -100,6 +103,22 @@ async def test_a_tenants_and_models_history_is_read_once_a_minute() -> None:
     assert reads[1:] == [("other", "small", LAST), ("acme", "large", LAST), ("acme", "small", LAST)]
 
 
+@pytest.mark.anyio
+async def test_requests_that_come_together_share_one_reading_of_the_history() -> None:
+    reads: list[str] = []
+
+    async def read(tenant: str, _model: str, _limit: int) -> list[list[float]]:
+        reads.append(tenant)
+        await asyncio.sleep(0)
+        return [[0.5, 0.6]] * 8
+
+    predictor = HistoryPredictor(read, clock=lambda: 0.0)
+    found = await asyncio.gather(*[predictor.prior("acme", "small", request("?")) for _ in range(5)])
+    assert reads == ["acme"]
+    assert found[0] is not None
+    assert len(set(found)) == 1
+
+
 def recorded(books: Books, request: str, scores: list[float | None], tenant: str = "acme", **more: Any) -> None:
     """A request with a draw for each score."""
     account = Account(tenant, None, request)
@@ -135,6 +154,19 @@ def test_the_last_scores_are_those_of_one_tenant_and_model_by_request_latest_fir
     assert recent_scores(books, "acme", "small", 10) == [[0.5], [0.1, 0.3]]
     assert recent_scores(books, "other", "small", 10) == [[0.9]]
     assert recent_scores(books, "acme", "small", 1) in ([], [[0.5]])
+    books.close()
+
+
+def test_requests_that_no_verifier_scored_neither_hide_the_history_nor_belong_to_it() -> None:
+    now = [1e9]
+    books = Books.open(None, clock=lambda: now[0])
+    books.add_tenant(Tenant("acme"))
+    recorded(books, "scored", [0.1, 0.3])
+    for number in range(3):
+        now[0] += 1
+        recorded(books, f"voted-{number}", [None, None], strategy="adaptive")
+        recorded(books, f"graded-{number}", [0.9, 1.0], strategy="sp3")
+    assert recent_scores(books, "acme", "small", 2) == [[0.1, 0.3]]
     books.close()
 
 
@@ -211,6 +243,10 @@ def archive(path: Path, model: Model, **changed: Any) -> Path:
         ({"weights": np.zeros((2, 3))}, "weights is damaged"),
         ({"means": np.array([0.5, math.nan])}, "means is damaged"),
         ({"rarity": np.array([print], dtype=object)}, "cannot be read"),
+        ({"format": np.array("one")}, "format one"),
+        ({"format": np.array(math.nan)}, "format nan"),
+        ({"intercepts": np.array(["a", "b"])}, "intercepts is damaged"),
+        ({"seen": np.array(["a"])}, "seen is damaged"),
     ],
 )
 def test_a_file_that_is_no_model_is_refused_and_runs_nothing(
@@ -226,6 +262,24 @@ def test_a_file_that_is_no_archive_is_refused(tmp_path: Path, data: bytes) -> No
     for name in ("model.npz", "none.npz"):
         with pytest.raises(ConfigError, match=f"{name}: cannot be read as a predictor"):
             Model.load(tmp_path / name)
+
+
+@given(place=st.integers(0, 10**6), byte=st.integers(0, 255))
+def test_a_damaged_file_is_a_model_or_an_error_of_the_configuration(place: int, byte: int) -> None:
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "model.npz"
+        zeros = np.zeros(WIDTH)
+        Model(zeros, np.zeros((2, WIDTH)), zeros[:2], zeros[:2], zeros[:2], np.zeros(1, np.uint32)).save(path)
+        data = bytearray(path.read_bytes())
+        data[place % len(data)] = byte
+        path.write_bytes(data)
+        with suppress(ConfigError):
+            Model.load(path)
+
+
+def test_a_model_that_cannot_be_written_is_a_clear_error(model: Model, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"model\.npz: cannot be written: No such file or directory"):
+        model.save(tmp_path / "none" / "model.npz")
 
 
 # examples and training
@@ -261,14 +315,31 @@ def test_examples_are_statistics_or_a_pools_scores(tmp_path: Path, name: str) ->
         ({"question": 7, "mean_score": 0.5, "std_score": 0.1}, "question is not a text"),
         ({"question": "a", "mean_score": 0.5}, "std_score is missing"),
         ({"question": "a", "mean_score": 1.5, "std_score": 0.1}, "mean_score 1.5 is not between 0 and 1"),
-        ({"question": "a", "mean_score": math.nan, "std_score": 0.1}, "mean_score is not a number"),
+        ({"question": "a", "mean_score": math.nan, "std_score": 0.1}, "mean_score nan is not between 0 and 1"),
+        ({"question": "a", "mean_score": 10**400, "std_score": 0.1}, "mean_score 10+ is not between 0 and 1"),
         ({"question": "a", "samples": [{"score": "x"}, {"score": 1}]}, "score is not a number"),
+        ({"question": "a", "samples": [0.5, 0.6]}, "samples is not a list of JSON objects"),
+        ({"question": "a", "samples": None}, "samples is not a list of JSON objects"),
     ],
 )
 def test_a_bad_line_is_named_with_its_file_and_number(tmp_path: Path, line: JSON | str, reason: str) -> None:
     good: JSON = {"question": "a", "mean_score": 0.5, "std_score": 0.1}
     path = write(tmp_path / "bad.jsonl", [good, line])
     with pytest.raises(ConfigError, match=f"bad.jsonl: line 2: {reason}"):
+        read_examples(path)
+
+
+def test_a_question_may_hold_any_character_that_json_may(tmp_path: Path) -> None:
+    line = json.dumps({"question": "a\u2028b\x85c", "mean_score": 0.5, "std_score": 0.1}, ensure_ascii=False)
+    assert read_examples(write(tmp_path / "one.jsonl", [line])) == [Example("a\u2028b\x85c", 0.5, 0.1)]
+
+
+def test_an_archive_that_is_torn_inside_is_named(tmp_path: Path) -> None:
+    path = write(tmp_path / "torn.jsonl.gz", [{"question": "a", "mean_score": 0.5, "std_score": 0.1}] * 99)
+    data = bytearray(path.read_bytes())
+    data[15] ^= 255
+    path.write_bytes(data)
+    with pytest.raises(ConfigError, match=r"torn\.jsonl\.gz: cannot be read"):
         read_examples(path)
 
 

@@ -177,3 +177,15 @@ def test_options_of_a_strategy_reach_it(pool: Path) -> None:
         return found
 
     assert samples("2") < samples("6")
+
+
+def test_equal_answers_written_in_other_ways_are_one_with_the_flag(tmp_path: Path) -> None:
+    file = tmp_path / "pi.jsonl"
+    answers = [r"\frac{\pi}{2}", "1", r"\pi/2", "1", r"\frac\pi2"]
+    question = {"id": "q", "gold": r"\pi/2", "samples": [{"answer": answer, "tokens": 1} for answer in answers]}
+    file.write_text(json.dumps(question))
+    options = ["--strategy", "self_consistency", "--budget", "5", "--trials", "2", "--json"]
+    (split,) = json.loads(run(file, *options).stdout)
+    (whole,) = json.loads(run(file, *options, "--equivalent").stdout)
+    assert (split["agreement"], split["accuracy"]) == (1, 0)
+    assert (whole["agreement"], whole["accuracy"]) == (1, 1)

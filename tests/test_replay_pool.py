@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from proxy.answers import canonical
 from proxy.core.vote import Ballot
 from proxy.errors import ConfigError
 from proxy.replay.pool import Question, parse_question, pool_names, read_pool
@@ -136,3 +137,33 @@ def test_the_cost_of_one_sample_is_the_mean_over_all_samples(tmp_path: Path) -> 
     pool = read_pool(file)
     assert pool.mean_tokens == 4
     assert pool.scored
+
+
+HALF_PI = [r"\frac{\pi}{2}", "1", r"\pi/2", "1", r"\frac\pi2"]
+
+
+def test_answers_that_mean_the_same_are_one_only_where_that_is_asked(tmp_path: Path) -> None:
+    file = tmp_path / "pool.jsonl"
+    file.write_text(line(gold=r"$\dfrac{\pi}{2}$", samples=[{"answer": text, "tokens": 1} for text in HALF_PI]))
+    (split,) = read_pool(file).questions
+    assert len({sample.label for sample in split.samples}) == 4
+    assert (split.plurality, split.plurality == split.gold) == ("1", False)
+    (whole,) = read_pool(file, labelling=canonical).questions
+    assert len({sample.label for sample in whole.samples}) == 2
+    assert whole.plurality == whole.gold == canonical(HALF_PI[0])
+
+
+def test_a_number_and_its_text_are_one_answer(tmp_path: Path) -> None:
+    file = tmp_path / "pool.jsonl"
+    file.write_text(line(gold=2, samples=[{"answer": answer, "tokens": 1} for answer in (2, "2", 2.0, "4/2")]))
+    (question,) = read_pool(file, labelling=canonical).questions
+    assert {sample.label for sample in question.samples} == {question.gold}
+
+
+def test_a_text_that_says_nothing_abstains_and_is_no_gold_answer(tmp_path: Path) -> None:
+    file = tmp_path / "pool.jsonl"
+    file.write_text(line(gold=" ", samples=[{"answer": "...", "tokens": 1}, {"answer": "", "tokens": 1}]))
+    (question,) = read_pool(file, labelling=canonical).questions
+    assert [question.gold, *(sample.label for sample in question.samples)] == [None, None, None]
+    (question,) = read_pool(file).questions
+    assert [question.gold, *(sample.label for sample in question.samples)] == [" ", "...", ""]

@@ -203,3 +203,20 @@ def test_where_only_conditioned_draws_vote_they_alone_are_counted() -> None:
     made.plan = replace(made.plan, strategy=replace(made.plan.strategy, votes="conditioned"))
     found = verdict(made, None)
     assert (found.votes, found.winner, found.abstained) == ((("42", 1),), 2, 2)
+
+
+def test_where_only_conditioned_draws_vote_one_of_them_is_returned() -> None:
+    made = scored(
+        chained("dynscaling", ("answer", (), "Answer: 42"), ("answer", (0,), "Answer: 42")),
+        0.9,
+        0.1,
+    )
+    assert verdict(made, None).winner == 0
+    made.plan = replace(made.plan, strategy=replace(made.plan.strategy, votes="conditioned"))
+    assert verdict(made, None).winner == 1
+
+
+def test_best_of_n_returns_the_best_scored_sample_where_there_is_nothing_to_vote_on() -> None:
+    prose = "It was a bright cold day in April, and the clocks were striking thirteen. " * 6
+    made = scored(query(prose, f"{prose}…", prose, strategy="best_of_n"), 0.2, 0.9, 0.8)
+    assert verdict(made, None).winner == 2

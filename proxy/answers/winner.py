@@ -21,10 +21,12 @@ def winner(samples: Sequence[Candidate], label: Hashable | None) -> int:
     """The index in `samples` of the one to return for the winning `label` (None: all abstained).
 
     In order: complete before truncated, best score, highest mean log-probability, length nearest the median of those
-    left, earliest. Without a label the first complete sample, else the first. ValueError if no sample has the label.
+    left, earliest. Without a label the complete sample with the best score, the first of equals; none complete: the
+    first. ValueError if no sample has the label.
     """
     if label is None:
-        return next((i for i, sample in enumerate(samples) if not sample.truncated), 0)
+        complete = [i for i, sample in enumerate(samples) if not sample.truncated]
+        return max(complete, key=lambda i: _told(samples[i].score), default=0)
     having = [i for i, sample in enumerate(samples) if sample.label == label]
     eligible = [i for i in having if not samples[i].truncated] or having
     if not eligible:

@@ -175,6 +175,7 @@ def _tuning(command: F) -> F:
 @click.option("--rounds", type=click.IntRange(0), default=0, show_default=True, help="Waves a query; 0: no limit.")
 @click.option("--cap", type=click.IntRange(1), default=64, show_default=True, help="Samples a query.")
 @click.option("--durations", is_flag=True, help="Take tokens as time: draws end in that order.")
+@click.option("--equivalent", is_flag=True, help="Take equal answers as one, however they are written.")
 @click.option("--json", "as_json", is_flag=True, help="A list of objects.")
 @click.option("--plot", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE", help="A png, svg or pdf.")
 @_tuning
@@ -193,6 +194,7 @@ def replay(
     rounds: int,
     cap: int,
     durations: bool,
+    equivalent: bool,
     as_json: bool,
     plot: Path | None,
     **tuning: Unpack[Tuning],
@@ -200,8 +202,9 @@ def replay(
     """Play recorded samples through the batches that serve live requests.
 
     A POOL has a JSON object a line, gzipped or not: {"id", "gold", "samples": [{"answer", "tokens", "score"?}]};
-    an answer of null abstains. Each trial deals the samples of every question in a random order, without replacement,
-    the same for all strategies.
+    an answer of null abstains. Answers count as the same when they are written the same or, with --equivalent, when
+    live replies with them would be. Each trial deals the samples of every question in a random order, without
+    replacement, the same for all strategies.
 
     A budget X is X times the pool's mean cost of one sample, for each question; a batch has its own share, and the
     draw that finds it spent is denied. self_consistency and best_of_n take N from the budget (with --arrivals stream:
@@ -223,7 +226,7 @@ def replay(
             raise click.UsageError("--plot draws budgets: say --budget")
         check_plot(plot)
     setting = Setting(unit_of_budget, batch_size, arrivals, cap, rounds, durations)
-    run = _Run(_pools(files), _strategies(names, tuning), setting, trials, seed)
+    run = _Run(_pools(files, equivalent=equivalent), _strategies(names, tuning), setting, trials, seed)
     _check(run)
     if at_agreement is None:
         _show_curves(run, budgets, as_json=as_json, plot=plot)
@@ -231,10 +234,12 @@ def replay(
         _show_costs(run, at_agreement, as_json=as_json)
 
 
-def _pools(files: Sequence[Path]) -> "list[Pool]":
-    from proxy.replay.pool import pool_names, read_pool
+def _pools(files: Sequence[Path], *, equivalent: bool) -> "list[Pool]":
+    from proxy.answers import canonical
+    from proxy.replay.pool import as_written, pool_names, read_pool
 
-    return [read_pool(file, name) for file, name in zip(files, pool_names(files), strict=True)]
+    labelling = canonical if equivalent else as_written
+    return [read_pool(file, name, labelling=labelling) for file, name in zip(files, pool_names(files), strict=True)]
 
 
 def _strategies(names: Sequence[str], tuning: Tuning) -> list[Strategy]:

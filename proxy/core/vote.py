@@ -72,10 +72,8 @@ class _Group:
 
 def poll(ballots: Sequence[Ballot], rule: Rule) -> Votes:
     """The verdict of `ballots`, given in draw order, under a rule."""
-    if rule.conditioned and any(ballot.conditioned and ballot.label is not None for ballot in ballots):
-        ballots = [ballot if ballot.conditioned else Ballot(None) for ballot in ballots]
     groups: dict[Label, _Group] = {}
-    for ballot in ballots:
+    for ballot in admitted(ballots, rule):
         if ballot.label is not None:
             _add(groups.setdefault(ballot.label, _Group(ballot.label)), ballot)
     by = rule.by if any(group.best > float("-inf") for group in groups.values()) else "majority"
@@ -88,6 +86,13 @@ def poll(ballots: Sequence[Ballot], rule: Rule) -> Votes:
     # sorted() is stable and a dict keeps insertion order, so what is equal stays with the earliest answer
     counts = tuple((group.label, group.count) for group in sorted(groups.values(), key=rank))
     return Votes(counts, len(ballots) - sum(count for _, count in counts))
+
+
+def admitted(ballots: Sequence[Ballot], rule: Rule) -> Sequence[Ballot]:
+    """The ballots as a rule has them vote: those that it does not admit abstain."""
+    if rule.conditioned and any(ballot.conditioned and ballot.label is not None for ballot in ballots):
+        return [ballot if ballot.conditioned else Ballot(None) for ballot in ballots]
+    return ballots
 
 
 def _add(group: _Group, ballot: Ballot) -> None:

@@ -9,9 +9,11 @@ from proxy.ledger.store import Store
 SHOWING = ("dynscaling", "sp1", "sp2", "sp3", "multi_round")
 """Strategies whose later draws see earlier ones: only their first round is independent."""
 
+# how sp3 has a model grade itself is on another scale than a verifier's scores
+_SCORE = "CASE WHEN requests.strategy <> 'sp3' THEN draws.score END"
 # a draw that was lost, cut or cancelled has no finish_reason; one that was told to the vote may have a label alone
 _SAMPLES = f"""SELECT requests.tenant, requests.id, requests.model, %s AS question,
-draws.label, draws.completion_tokens, draws.score, draws.mean_logprob FROM requests
+draws.label, draws.completion_tokens, {_SCORE}, draws.mean_logprob FROM requests
 JOIN draws ON draws.tenant = requests.tenant AND draws.request = requests.id
 WHERE draws.purpose = 'draw' AND (draws.finish_reason IS NOT NULL OR draws.label IS NOT NULL)
 AND (draws.round = 1 OR requests.strategy NOT IN ({", ".join("?" * len(SHOWING))}))
@@ -23,7 +25,7 @@ _COLUMN = "SELECT 1 FROM pragma_table_info('requests') WHERE name = 'question'"
 
 @dataclass(frozen=True, slots=True)
 class RecordedSample:
-    """A finished draw: what it said (None: it abstained), its completion tokens, and what scored it."""
+    """A finished draw: what it said (None: it abstained), its completion tokens, and what a verifier said of it."""
 
     answer: str | None
     tokens: int

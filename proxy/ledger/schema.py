@@ -106,9 +106,13 @@ def _m005_requests(db: "Database") -> None:
 
 
 def _m006_questions(db: "Database") -> None:
-    """What was asked, where it may be stored; and a tenant's and model's last requests by an index."""
+    """What was asked, where it may be stored; and a tenant's and model's last requests with scores by an index."""
     db.table("requests").add_column("question", str)
-    db.table("requests").create_index(["tenant", "model", "recorded_at"])
+    # the condition must stand in a query as it stands here
+    db.execute(
+        "CREATE INDEX idx_requests_scored ON requests (tenant, model, recorded_at) "
+        "WHERE strategy IN ('best_of_n', 'optscale')"
+    )
 
 
 MIGRATIONS: tuple[Callable[["Database"], None], ...] = (

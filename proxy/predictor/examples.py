@@ -2,7 +2,7 @@
 
 import gzip
 import json
-import math
+import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,10 +31,11 @@ def read_examples(path: Path) -> list[Example]:
     try:
         data = path.read_bytes()
         text = (gzip.decompress(data) if path.suffix == ".gz" else data).decode()
-    except (OSError, EOFError, UnicodeDecodeError) as error:
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
         raise ConfigError([Problem(str(path), "", f"cannot be read: {error}")]) from error
     examples: list[Example] = []
-    for number, line in enumerate(text.splitlines(), 1):
+    # not splitlines(), which breaks lines at characters that JSON may hold as they are
+    for number, line in enumerate(text.split("\n"), 1):
         if line.strip():
             try:
                 examples += _example(json.loads(line))
@@ -60,7 +61,10 @@ def _example(line: JSON) -> Iterator[Example]:
     if not isinstance(question, str):
         raise TypeError("question is not a text")
     if "samples" in line:
-        scores = [sample.get("score") for sample in line["samples"]]
+        samples = line["samples"]
+        if not isinstance(samples, list) or not all(isinstance(sample, dict) for sample in samples):
+            raise TypeError("samples is not a list of JSON objects")
+        scores = [sample.get("score") for sample in samples]
         yield from _scored(question, [_share(score, "score") for score in scores if score is not None])
     else:
         mean, deviation = _share(line["mean_score"], "mean_score"), _share(line["std_score"], "std_score")
@@ -74,8 +78,8 @@ def _scored(question: str, scores: list[float]) -> Iterator[Example]:
 
 
 def _share(value: object, name: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise ValueError(f"{name} is not a number")
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"{name} is not a number")
     if not 0 <= value <= 1:
         raise ValueError(f"{name} {value} is not between 0 and 1")
     return float(value)

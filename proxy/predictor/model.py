@@ -4,12 +4,13 @@ The file is a numpy archive of plain arrays, read without pickle: a path in a co
 code.
 """
 
+import zlib
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
+from tokenize import TokenError
 from typing import Self
 from zipfile import BadZipFile
-from zlib import crc32
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +28,8 @@ _SHAPES: dict[str, tuple[int, ...]] = {
     "means": (2,),
     "spreads": (2,),
 }
+# an archive fails where its damage lies: in its directory, a name, a method, a stream, an array's head
+_DAMAGED = (BadZipFile, zlib.error, TokenError, RuntimeError, ValueError, KeyError, EOFError, AttributeError, TypeError)
 _LEAST_SIGMA, _MOST_SIGMA = 0.01, 0.5
 _LEAST_SPREAD = 0.02
 
@@ -69,7 +72,7 @@ class Model:
         return place < len(self.seen) and int(self.seen[place]) == identity(text)
 
     def save(self, path: Path) -> None:
-        """Write the file, all or nothing."""
+        """Write the file, all or nothing. Raises ConfigError where that fails."""
         written = BytesIO()
         np.savez_compressed(
             written,
@@ -82,8 +85,11 @@ class Model:
             seen=self.seen,
         )
         draft = path.with_name(f"{path.name}.new")
-        draft.write_bytes(written.getvalue())
-        draft.replace(path)
+        try:
+            draft.write_bytes(written.getvalue())
+            draft.replace(path)
+        except OSError as error:
+            raise _wrong(path, f"cannot be written: {error.strerror}") from error
 
     @classmethod
     def load(cls, path: Path) -> Self:
@@ -92,12 +98,13 @@ class Model:
             # numpy leaves a torn archive open where it is given the path
             with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
                 found = {name: archive[name] for name in (*_SHAPES, "seen")}
-        except (OSError, ValueError, KeyError, EOFError, BadZipFile, AttributeError, TypeError) as error:
+        except (OSError, *_DAMAGED) as error:
             raise _wrong(path, f"cannot be read as a predictor: {error}") from error
-        if int(found["format"].sum()) != FORMAT:
+        if not np.array_equal(found["format"], FORMAT):
             raise _wrong(path, f"is a predictor of format {found['format']}, this program reads format {FORMAT}")
-        for name, shape in _SHAPES.items():
-            if found[name].shape != shape or not np.isfinite(found[name]).all():
+        for name, values in found.items():
+            whole = values.dtype.kind in "fiu" and np.isfinite(values).all()
+            if not whole or values.shape != _SHAPES.get(name, values.shape):
                 raise _wrong(path, f"is no predictor: {name} is damaged")
         numbers = {name: found[name].astype(np.float64) for name in list(_SHAPES)[1:]}
         return cls(seen=np.sort(found["seen"].astype(np.uint32).ravel()), **numbers)
@@ -105,7 +112,7 @@ class Model:
 
 def identity(text: str) -> int:
     """A question's hash."""
-    return crc32(text.strip().encode(errors="replace"))
+    return zlib.crc32(text.strip().encode(errors="replace"))
 
 
 def _wrong(path: Path, reason: str) -> ConfigError:

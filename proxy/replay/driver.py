@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from proxy.core.batch import Batch, Cancelled, Denied, Draw, Sample
+from proxy.core.batch import Batch, Cancelled, Denied, Draw, Label, Sample
 from proxy.core.vote import Ballot, Rule, poll
 from proxy.replay.pool import Question
 
@@ -71,10 +71,9 @@ class Hand:
         self.tokens += sample.tokens
         return Sample(draw, sample.label, sample.score, sample.tokens, sample.tokens)
 
-    def verdict(self, rule: Rule) -> str | None:
+    def verdict(self, rule: Rule) -> Label | None:
         """What the samples say, in draw order, under a rule; None when all abstain."""
-        leader = poll([self.ballots[draw] for draw in sorted(self.ballots)], rule).leader
-        return None if leader is None else str(leader)
+        return poll([self.ballots[draw] for draw in sorted(self.ballots)], rule).leader
 
 
 def drive(batch: Batch, hands: Mapping[int, Hand], purse: Purse) -> None:

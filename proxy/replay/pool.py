@@ -3,15 +3,19 @@
 import gzip
 import math
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 
 import orjson
 
+from proxy.core.batch import Label
 from proxy.core.vote import Ballot, plurality
 from proxy.errors import ConfigError, Problem
+
+Labelling = Callable[[str], Label | None]
+"""From an answer's text to what it votes for; None: it says nothing, and abstains."""
 
 _GZIP = b"\x1f\x8b"
 _MOST_PROBLEMS = 10
@@ -22,14 +26,13 @@ class Question:
     """One question: its right answer (None: not known) and its recorded samples, in the order of the file."""
 
     id: str
-    gold: str | None
+    gold: Label | None
     samples: tuple[Ballot, ...]
 
     @cached_property
-    def plurality(self) -> str | None:
+    def plurality(self) -> Label | None:
         """What most of all its samples say, ties to the earliest; None when every one of them abstains."""
-        leader = plurality(sample.label for sample in self.samples).leader
-        return None if leader is None else str(leader)
+        return plurality(sample.label for sample in self.samples).leader
 
 
 @dataclass(frozen=True)
@@ -56,20 +59,28 @@ def pool_name(path: Path) -> str:
     return path.name.removesuffix(".gz").removesuffix(".jsonl").removesuffix(".json")
 
 
-def read_pool(path: Path, name: str | None = None) -> Pool:
+def as_written(answer: str) -> Label | None:
+    """Answers are the same when their texts are."""
+    return answer
+
+
+def read_pool(path: Path, name: str | None = None, *, labelling: Labelling = as_written) -> Pool:
     """Read JSON lines, gzipped or not, of `{"id", "gold", "samples": [{"answer", "tokens", "score"?}]}`.
 
     Other keys are ignored. `answer` and `gold` are strings or numbers, or null: an abstention, and a gold answer that
-    is not known. `tokens` is a whole number from 0. ConfigError names the file, the line and what is wrong, for the
-    first ten lines that are wrong.
+    is not known. `tokens` is a whole number from 0. `labelling` says which texts are one answer, of samples and gold
+    answers alike; a gold answer without a label counts as not known. ConfigError names the file, the line and what is
+    wrong, for the first ten lines that are wrong.
     """
+    # the same few texts come again and again
+    labelling = cache(labelling)
     questions: dict[str, Question] = {}
     problems: list[Problem] = []
     for number, line in enumerate(_content(path).split(b"\n"), 1):
         if not line.strip() or len(problems) == _MOST_PROBLEMS:
             continue
         try:
-            question = parse_question(line)
+            question = parse_question(line, labelling)
         except ValueError as error:
             problems.append(Problem(str(path), f"line {number}", str(error)))
             continue
@@ -83,7 +94,7 @@ def read_pool(path: Path, name: str | None = None) -> Pool:
     return Pool(pool_name(path) if name is None else name, tuple(questions.values()))
 
 
-def parse_question(line: bytes) -> Question:
+def parse_question(line: bytes, labelling: Labelling = as_written) -> Question:
     """One line of a pool. ValueError says what is wrong with it."""
     try:
         found = orjson.loads(line)
@@ -91,8 +102,8 @@ def parse_question(line: bytes) -> Question:
         raise ValueError(f"is no JSON: {error}") from error
     match found:
         case {"id": str() | int() as name, "samples": list() as samples} if not isinstance(name, bool):
-            ballots = tuple([_sample(sample, f"samples[{place}]") for place, sample in enumerate(samples)])
-            return Question(str(name), _answer(found.get("gold"), "gold"), ballots)
+            ballots = tuple([_sample(sample, f"samples[{place}]", labelling) for place, sample in enumerate(samples)])
+            return Question(str(name), _label(found.get("gold"), "gold", labelling), ballots)
         case {"samples": list()}:
             raise ValueError("id is no string")
         case dict():
@@ -110,11 +121,11 @@ def _content(path: Path) -> bytes:
         raise ConfigError([Problem(str(path), "", f"cannot be read: {reason}")]) from error
 
 
-def _sample(sample: object, where: str) -> Ballot:
+def _sample(sample: object, where: str, labelling: Labelling) -> Ballot:
     match sample:
         case {"answer": answer, "tokens": int() as tokens, **others} if tokens >= 0 and not isinstance(tokens, bool):
             score = _score(others.get("score"), f"{where}.score")
-            return Ballot(_answer(answer, f"{where}.answer"), score, tokens)
+            return Ballot(_label(answer, f"{where}.answer", labelling), score, tokens)
         case {"answer": _}:
             raise ValueError(f"{where}.tokens is no whole number from 0")
         case dict():
@@ -123,12 +134,14 @@ def _sample(sample: object, where: str) -> Ballot:
             raise ValueError(f"{where} is no JSON object")
 
 
-def _answer(value: object, where: str) -> str | None:
+def _label(value: object, where: str, labelling: Labelling) -> Label | None:
     match value:
-        case None | str():
-            return value
+        case None:
+            return None
+        case str():
+            return labelling(value)
         case int() | float() if not isinstance(value, bool):
-            return str(value)
+            return labelling(str(value))
         case _:
             raise ValueError(f"{where} is no string, number or null")
 
