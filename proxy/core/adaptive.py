@@ -1,6 +1,6 @@
 """The adaptive strategy: every sample goes where it is expected to change the answer most, per token.
 
-A query's index is the gain of `proxy.core.gain` divided by its expected cost. Two ways to spend on it:
+A query's index is the gain of `proxy.core.gain` divided by the expected cost of a ballot. Two ways to spend on it:
 
 - with a `Bank` (live, and in replay one query at a time): each query goes on while its index is above the bank's price
   and the bank can pay. Queries wait for nobody, so batches may be of any size, and of one.
@@ -48,12 +48,14 @@ class _Tally:
     first: int = 0
     second: int = 0
     heard: int = 0
+    ballots: int = 0
     tokens: int = 0
     taken: float = 0.0
     spent: float = 0.0
 
     def count(self, label: Label) -> None:
         """Add a ballot."""
+        self.ballots += 1
         votes = self.counts[label] = self.counts.get(label, 0) + 1
         if label == self.leader:
             self.first = votes
@@ -166,6 +168,10 @@ class AdaptiveBatch(Batch):
             return 1.0
         return (self._bank.cost(tally.tokens, tally.heard) + _SHRINK) / (tally.heard + _SHRINK)
 
+    def _ballot_cost(self, tally: _Tally) -> float:
+        """What one more ballot is expected to cost: samples that abstain are paid for and gain nothing."""
+        return self._cost(tally) * (tally.heard + 1) / (tally.ballots + 1)
+
     def _continue(self, state: QueryState) -> None:
         tally = self._tallies[state.id]
         if tally.first and confidence(tally.first, tally.second) >= self.target:
@@ -189,12 +195,12 @@ class AdaptiveBatch(Batch):
 
     def _index(self, tally: _Tally) -> float:
         """Gain of agreement a sample of mean cost."""
-        return worth(tally.first, tally.second) / self._cost(tally)
+        return worth(tally.first, tally.second) / self._ballot_cost(tally)
 
     def _buy(self, state: QueryState, tally: _Tally) -> None:
         """Go on by the bank's price: how many samples are worth it in all, and this wave's share of them."""
         cost = self._cost(tally)
-        least = self._bank.price * cost
+        least = self._bank.price * self._ballot_cost(tally)
         wanted = sum(count for count, slope in steps(tally.first, tally.second) if slope >= least)
         if not wanted:
             self._decide(state, PRICED)
@@ -253,7 +259,7 @@ class AdaptiveBatch(Batch):
 
     def _rank(self, query: int, tally: _Tally, step: int) -> tuple[float, int, int]:
         found = steps(tally.first, tally.second)
-        return (-found[step][1] / self._cost(tally) if step < len(found) else 0.0, query, step)
+        return (-found[step][1] / self._ballot_cost(tally) if step < len(found) else 0.0, query, step)
 
     def _decide(self, state: QueryState, reason: str | None = None) -> None:
         super()._decide(state, reason)
