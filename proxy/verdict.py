@@ -190,11 +190,11 @@ def _vote(samples: Sequence[Drawn], labels: Sequence[object], strategy: Strategy
     voting = voices([sample.draw for sample in samples], labels)
     rule = rule_for(strategy)
     # what may not vote may not win either: without a label it is passed over, and last where nobody has one
-    ballots = [
+    cast = [
         Vote(label if votes else None, sample.score, sample.choice.tokens, conditioned=bool(sample.draw.given))
         for sample, label, votes in zip(samples, labels, voting, strict=True)
     ]
-    ballots = admitted(ballots, rule)
+    ballots = admitted(cast, rule)
     votes = poll(ballots, rule)
     candidates = [
         _candidate(sample, ballot.label, heard) for sample, ballot, heard in zip(samples, ballots, voting, strict=True)

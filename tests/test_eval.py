@@ -91,6 +91,7 @@ def test_strategies_are_asked_graded_and_compared(stage: Stage, evaluate: Evalua
     assert re.search(r"self_consistency +3 +\+33\.3 points +1 +0 +1 *$", result.stdout, re.MULTILINE)
     lines = kept(folder)
     assert sum(line["cost_nano"] for line in lines) == stage.cost_nano
+    assert f"these answers cost {stage.cost_nano / 1e9:.6f} USD in all" in result.stdout
     assert sum(line["completion_tokens"] for line in lines) == stage.completion_tokens
     assert all(line["latency_s"] > 0 for line in lines)
 
@@ -175,7 +176,7 @@ def test_other_questions_are_another_evaluation(stage: Stage, evaluate: Evaluate
     stage.says(script())
     evaluate("--strategies", "off", "--limit", "1")
     write(folder, QUESTIONS[:2])
-    assert "belongs to another evaluation (questions was" in refusal(evaluate("--strategies", "off"))
+    assert "belongs to another evaluation (the questions are others)" in refusal(evaluate("--strategies", "off"))
 
 
 def test_what_fails_is_listed_and_asked_again_and_never_wrong(stage: Stage, evaluate: Evaluate, folder: Path) -> None:
@@ -195,12 +196,21 @@ def test_what_fails_is_listed_and_asked_again_and_never_wrong(stage: Stage, eval
     assert "failed" not in mended.stdout
 
 
+def test_a_reply_that_cannot_be_unpacked_is_a_failure_like_others(stage: Stage, evaluate: Evaluate) -> None:
+    stage.says(Fault(502, headers={"content-encoding": "gzip"}))
+    result = evaluate("--strategies", "off", url=stage.upstream.base_url)
+    assert result.exit_code == 1
+    assert "failed: 3 x off: the reply cannot be unpacked" in result.stdout
+
+
 def test_nothing_answered_is_told_as_such(evaluate: Evaluate, folder: Path) -> None:
     result = evaluate("--strategies", "off", url="http://127.0.0.1:9")
     assert result.exit_code == 1
     assert cells(result, "off")[1:3] == ["0 of 3", "-"]
     assert "failed: 3 x off: the proxy cannot be reached" in result.stdout
     assert not list((folder / "out").glob("pool-*"))
+    assert "pool of samples" not in result.stdout
+    assert "in all" not in result.stdout
     assert "nothing answered" in (folder / "out" / "report.html").read_text()
 
 
@@ -232,8 +242,9 @@ def test_only_one_run_at_a_time_writes_into_a_folder(evaluate: Evaluate, folder:
 @pytest.mark.parametrize(
     ("questions", "reason"),
     [
-        ([QUESTIONS[0], "{"], "line 2: is not JSON"),
+        ([QUESTIONS[0], '{"id": x}'], "line 2: is not JSON: Expecting value at column 8"),
         (["[]"], "line 1: is not a JSON object"),
+        (['{"id": 1, "gold": %s}' % ("1" * 5_000)], "line 1: cannot be read: Exceeds the limit"),
         ([{"id": "a", "question": "?"}], "line 1: gold is missing"),
         ([{"id": "a", "question": " ", "gold": 1}], "line 1: question is missing"),
         ([QUESTIONS[0], "", QUESTIONS[0]], "line 3: the id '7' stands twice"),
@@ -246,6 +257,14 @@ def test_a_wrong_line_of_the_questions_is_named(
     write(folder, questions)
     assert reason in refusal(evaluate())
     assert not (folder / "out").exists()
+
+
+def test_questions_that_cannot_be_read_are_named_with_the_reason_alone(evaluate: Evaluate, folder: Path) -> None:
+    path = folder / "questions.jsonl"
+    path.write_bytes(b'{"id": "\xff"}\n')
+    assert "questions.jsonl: cannot be read: it is not UTF-8 at byte 8" in refusal(evaluate())
+    path.unlink()
+    assert refusal(evaluate()).endswith("questions.jsonl: cannot be read: No such file or directory")
 
 
 @pytest.mark.parametrize("words", [[], ["--base-url", "http://127.0.0.1:9", "--config", "tally.json"]])
@@ -279,6 +298,14 @@ def test_a_private_proxy_needs_a_configuration_alone(folder: Path) -> None:
     kept = {file.name for file in (folder / "eval-small").iterdir()}
     pools = {"pool-off.jsonl.gz", "pool-self_consistency.jsonl.gz"}
     assert kept == pools | {"setup.json", "results.jsonl", "report.html"} | ({"accuracy.png"} if can_plot() else set())
+
+
+def test_a_key_of_another_proxy_in_the_environment_keeps_nobody_out_of_a_private_one(folder: Path) -> None:
+    with FakeUpstream(script()) as upstream:
+        (folder / "tally.json").write_text(json.dumps(configuration(upstream.base_url, folder)))
+        words = ["--model", "small", "--questions", "questions.jsonl", "--config", "tally.json", "--strategies", "off"]
+        result = run_program("eval", *words, folder=folder, TALLY_API_KEY="sk-of-another-0123456789")
+    assert result.returncode == 0, result.stderr
 
 
 def test_the_chart_is_a_png_where_matplotlib_is_there(stage: Stage, evaluate: Evaluate, folder: Path) -> None:

@@ -391,6 +391,22 @@ def test_train_writes_a_model_that_eval_measures_on_other_questions(tmp_path: Pa
     assert "fewer than two questions" in nothing.output
 
 
+def test_train_takes_a_file_or_a_ledger_and_not_both(tmp_path: Path) -> None:
+    path = write(tmp_path / "train.jsonl", lines(examples(100)))
+    refused = run("train", "--jsonl", path, "--tenant", "acme", "--out", tmp_path / "model.npz")
+    assert refused.exit_code == 2
+    assert "leave them out with --jsonl" in refused.output
+    assert not (tmp_path / "model.npz").exists()
+
+
+def test_a_place_for_the_model_is_looked_for_before_the_training(tmp_path: Path) -> None:
+    path = write(tmp_path / "train.jsonl", lines(examples(100)))
+    refused = run("train", "--jsonl", path, "--out", tmp_path / "nowhere" / "model.npz")
+    assert refused.exit_code == 2
+    assert "there is no such folder" in refused.stderr
+    assert "Training" not in refused.output
+
+
 def test_a_model_that_is_no_better_than_a_constant_is_not_written(tmp_path: Path) -> None:
     path, out = write(tmp_path / "noise.jsonl", lines(examples(80, noise=True))), tmp_path / "model.npz"
     refused = run("train", "--jsonl", path, "--out", out)
@@ -420,9 +436,10 @@ def test_train_learns_from_a_ledger_that_keeps_questions(tmp_path: Path) -> None
     out = tmp_path / "model.npz"
     trained = run("train", "--config", config, "--out", out)
     assert trained.exit_code == 0, trained.output
-    assert trained.output.startswith("60 questions")
+    assert "there is no tenant 'acne'" in run("train", "--config", config, "--tenant", "acne", "--out", out).stderr
+    assert trained.stdout.startswith("60 questions")
     assert Model.load(out).prior(EASY).mu > Model.load(out).prior(HARD).mu
-    assert "too few to train on" in run("train", "--config", config, "--tenant", "nobody", "--out", out).output
+    assert "too few to train on" in run("train", "--config", config, "--model", "none", "--out", out).output
 
 
 def test_training_without_scikit_learn_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -220,7 +220,8 @@ def _proxy(run: Run) -> Iterator[tuple[str, str]]:
         from proxy.cli.private import private_proxy
 
         with private_proxy(run.config, run.setup.seed) as (url, key):
-            yield url, run.api_key or key
+            # a key in the environment is one of another proxy
+            yield url, key
     else:
         url = str(run.base_url).rstrip("/")
         yield url if url.endswith("/v1") else f"{url}/v1", run.api_key or "any"
@@ -290,7 +291,11 @@ def _notes(run: Run, summaries: Sequence[Summary], reasons: Sequence[tuple[str, 
     if len(reasons) > _MOST_FAILURES:
         yield f"[red]and {len(reasons) - _MOST_FAILURES} other reasons, in the report[/]"
     if reasons:
-        yield "What failed counts for nothing; the same command asks it again."
+        yield "What failed counts for nothing here, though it may have cost money; the same command asks it again."
+    if any(summary.answered for summary in summaries):
+        total = sum(summary.cost_usd * summary.answered for summary in summaries)
+        yield f"Tokens, cost and draws are means a question; these answers cost {total:.6f} USD in all."
     if not can_plot():
         yield "No accuracy.png: it is drawn by matplotlib (pip install 'tally-proxy\\[plot]')."
-    yield f"{escape(str(run.folder))}: report.html, results.jsonl and a pool of samples a strategy"
+    pools = " and a pool of samples a strategy" if any(summary.answered for summary in summaries) else ""
+    yield f"{escape(str(run.folder))}: report.html, results.jsonl{pools}"

@@ -35,9 +35,17 @@ def train(
     It is measured on questions held out. One that does not clearly beat a constant, the mean of what it was trained on,
     is not written: exit status 1.
     """
+    if jsonl is not None and (config_path, tenant, model) != (None, None, None):
+        raise click.UsageError(
+            "--config, --tenant and --model say what to take of a ledger: leave them out with --jsonl."
+        )
     from proxy.predictor.training import train as trained
 
+    if not out.parent.is_dir():
+        # training takes long: what it is for must have a place
+        raise click.BadParameter(f"{out.parent}: there is no such folder", param_hint="--out")
     examples = _from_ledger(config_path, tenant, model) if jsonl is None else _from_file(jsonl)
+    click.echo(f"Training on {len(examples)} questions with scores; thousands take about a minute.", err=True)
     made, report = trained(examples, seed)
     click.echo(f"{len(made.seen)} questions; on held-out ones:")
     for line in report.lines():
@@ -86,4 +94,6 @@ def _from_ledger(config_path: Path | None, tenant: str | None, model: str | None
     from proxy.predictor.examples import from_requests
 
     with read_books(config_path) as books:
+        if tenant is not None:
+            books.tenant(tenant)
         return from_requests(recorded(books, tenant=tenant, model=model))

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from math import comb, isnan
+from math import isnan
 from typing import Literal
 
 from proxy.core.batch import Draw, Label, Step
@@ -139,5 +139,9 @@ def confidence(first: int, second: int) -> float:
     if first < second:
         return 1.0 - confidence(second, first)
     trials = first + second + 1
-    below: int = sum(comb(trials, k) for k in range(second + 1))
+    below = ways = 1
+    # each binomial coefficient from the one before: of a thousand ballots in microseconds, where apart they take ms
+    for k in range(second):
+        ways = ways * (trials - k) // (k + 1)
+        below += ways
     return 1.0 - below / (1 << trials)

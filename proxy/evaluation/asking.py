@@ -112,7 +112,7 @@ class Asker:
         began = self._clock()
         try:
             response = await self._client.post("chat/completions", json=self._setup.body(question, strategy))
-        except httpx.TransportError as error:
+        except httpx.RequestError as error:
             return Failed(strategy=strategy, id=question.id, why=_unreached(error))
         seconds = self._clock() - began
         if response.status_code != 200:
@@ -186,9 +186,11 @@ def shared(total: int, counts: Sequence[int]) -> list[int]:
     return found
 
 
-def _unreached(error: httpx.TransportError) -> str:
+def _unreached(error: httpx.RequestError) -> str:
     if isinstance(error, httpx.TimeoutException):
         return "no answer in time"
+    if isinstance(error, httpx.DecodingError):
+        return f"the reply cannot be unpacked: {error}"
     return f"the proxy cannot be reached: {str(error) or type(error).__name__}"
 
 

@@ -36,8 +36,10 @@ def read_questions(path: Path) -> Questions:
     try:
         raw = path.read_bytes()
         text = raw.decode()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError([Problem(str(path), "", f"cannot be read: {error}")]) from error
+    except OSError as error:
+        raise ConfigError([Problem(str(path), "", f"cannot be read: {error.strerror}")]) from error
+    except UnicodeDecodeError as error:
+        raise ConfigError([Problem(str(path), "", f"cannot be read: it is not UTF-8 at byte {error.start}")]) from error
     found: dict[str, Question] = {}
     for number, line in _lines(text):
         question = _question(line, str(path), number)
@@ -73,8 +75,12 @@ def _lines(text: str) -> Iterator[tuple[int, str]]:
 def _question(line: str, file: str, number: int) -> Question:
     try:
         data = json.loads(line)
+    except json.JSONDecodeError as error:
+        # the error counts lines too, and each is its own first
+        raise _wrong(file, number, f"is not JSON: {error.msg} at column {error.colno}") from None
     except ValueError as error:
-        raise _wrong(file, number, f"is not JSON: {error}") from None
+        # a number of thousands of digits
+        raise _wrong(file, number, f"cannot be read: {error}") from None
     if not isinstance(data, dict):
         raise _wrong(file, number, "is not a JSON object")
     for name in ("id", "question", "gold"):

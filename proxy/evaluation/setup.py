@@ -42,7 +42,10 @@ class Setup(BaseModel):
         """What another set-up has otherwise, in words."""
         mine, others = _flat(self.model_dump()), _flat(other.model_dump())
         return [
-            f"{name} was {_short(mine.get(name))} and is {_short(others.get(name))}"
+            # digests tell nobody anything
+            "the questions are others"
+            if name == "questions"
+            else f"{name} was {_short(mine.get(name))} and is {_short(others.get(name))}"
             for name in dict.fromkeys([*mine, *others])
             if mine.get(name) != others.get(name)
         ]
