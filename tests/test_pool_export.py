@@ -158,21 +158,17 @@ def test_requests_with_fewer_samples_than_wanted_are_left_out(run: Run, record: 
     assert [line["id"] for line in lines(run("--min-samples", "1"))] == ["one", "two"]
 
 
-def test_requests_with_the_same_stored_question_are_one_line(run: Run, record: Record, books: Books) -> None:
+def test_requests_with_the_same_stored_question_stay_apart(run: Run, record: Record, books: Books) -> None:
     record("first", "42", None)
     record("second", "42.0", "41")
-    record("third", "42", "42", tenant="beta")
-    record("fourth", "7", "7")
+    record("third", "7", "7")
     with sqlite3.connect(books.rows("PRAGMA database_list").fetchone()["file"]) as db:
-        if "question" not in {column[1] for column in db.execute("PRAGMA table_info(requests)")}:
-            db.execute("ALTER TABLE requests ADD COLUMN question TEXT")
-        db.execute("UPDATE requests SET question = '6 x 7?' WHERE id != 'fourth'")
+        db.execute("UPDATE requests SET question = 'And then?' WHERE id != 'third'")
     db.close()
-    found = lines(run())
-    assert [(line["id"], line.get("question"), said(line)) for line in found] == [
-        ("first", "6 x 7?", ["42", None, "42", "41"]),
-        ("third", "6 x 7?", ["42", "42"]),
-        ("fourth", None, ["7", "7"]),
+    assert [(line["id"], line.get("question"), said(line)) for line in lines(run())] == [
+        ("first", "And then?", ["42", None]),
+        ("second", "And then?", ["42.0", "41"]),
+        ("third", None, ["7", "7"]),
     ]
 
 

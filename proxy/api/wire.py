@@ -40,7 +40,7 @@ class TallyWish(BaseModel):
     max_samples: Annotated[StrictInt, Field(ge=1, le=_MOST_SAMPLES)] | None = None
     max_cost_usd: Annotated[Decimal, Field(gt=0, le=_MOST_USD, allow_inf_nan=False)] | None = None
     answer: AnswerWish | None = None
-    detail: StrictBool = False
+    detail: StrictBool | None = None
 
 
 class Message(BaseModel):
@@ -136,7 +136,7 @@ def wish(request: ChatRequest, header: str | None, path: str | None) -> Wish:
         max_cost_usd=asked.max_cost_usd if asked else None,
         answer=AnswerSpec(answer.kind, answer.votable) if answer else None,
         show=asked is not None,
-        detail=asked is not None and asked.detail,
+        detail=asked is not None and bool(asked.detail),
     )
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TypedDict, TypeVar, Unpack, get_args
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, TypeVar, Unpack, get_args
 
 import click
 from rich.console import Console
@@ -74,83 +74,32 @@ def _names(ctx: click.Context, param: click.Parameter, value: str) -> list[str]:
     return list(dict.fromkeys(part.strip() for part in value.split(",")))
 
 
+_FRACTION = click.FloatRange(0, 1, min_open=True)
+_OPEN_FRACTION = click.FloatRange(0, 1, min_open=True, max_open=True)
+
+_OPTIONS: tuple[tuple[str, str, click.ParamType[Any], str], ...] = (
+    ("--exploration", "exploration", click.FloatRange(0), "dynscaling: c."),
+    ("--unit-size", "unit", click.IntRange(1), "dynscaling: B_unit."),
+    ("--subset", "subset", click.IntRange(1), "dynscaling, pets: |S|.  [default: 1, more with --rounds]"),
+    ("--uncertainty", "uncertainty", click.Choice(get_args(Uncertainty)), "dynscaling: u_i."),
+    ("--s-min", "s_min", _FRACTION, "optscale: the score good enough."),
+    ("--confidence", "confidence", _OPEN_FRACTION, "optscale: to reach it."),
+    ("--refit", "refit", click.Choice(["always", "once"]), "optscale."),
+    ("--verdict", "verdict", click.Choice(get_args(VerdictRule)), "optscale."),
+    ("--threshold", "threshold", _OPEN_FRACTION, "adaptive_consistency."),
+    ("--window", "window", click.IntRange(1), "early_stopping."),
+)
+"""Options of single strategies: flag, the strategy's parameter, type and help; defaults are those of live use."""
+
+
 def _tuning(command: F) -> F:
-    """The options of single strategies, with the defaults of live use."""
-    fraction = click.FloatRange(0, 1, min_open=True)
-    open_fraction = click.FloatRange(0, 1, min_open=True, max_open=True)
-    options = [
-        click.option(
-            "--exploration",
-            type=click.FloatRange(0),
-            show_default=True,
-            default=_STANDARD.exploration,
-            help="dynscaling: c.",
-        ),
-        click.option(
-            "--unit-size",
-            "unit",
-            type=click.IntRange(1),
-            show_default=True,
-            default=_STANDARD.unit,
-            help="dynscaling: B_unit.",
-        ),
-        click.option(
-            "--subset", type=click.IntRange(1), help="dynscaling, pets: |S|.  [default: 1, more with --rounds]"
-        ),
-        click.option(
-            "--uncertainty",
-            type=click.Choice(get_args(Uncertainty)),
-            show_default=True,
-            default=_STANDARD.uncertainty,
-            help="dynscaling: u_i.",
-        ),
-        click.option(
-            "--s-min",
-            type=fraction,
-            show_default=True,
-            default=_STANDARD.s_min,
-            help="optscale: the score good enough.",
-        ),
-        click.option(
-            "--confidence",
-            type=open_fraction,
-            show_default=True,
-            default=_STANDARD.confidence,
-            help="optscale: to reach it.",
-        ),
-        click.option(
-            "--refit",
-            type=click.Choice(["always", "once"]),
-            show_default=True,
-            default=_STANDARD.refit,
-            help="optscale.",
-        ),
-        click.option(
-            "--verdict",
-            type=click.Choice(get_args(VerdictRule)),
-            show_default=True,
-            default=_STANDARD.verdict,
-            help="optscale.",
-        ),
-        click.option(
-            "--threshold",
-            type=open_fraction,
-            show_default=True,
-            default=_STANDARD.threshold,
-            help="adaptive_consistency.",
-        ),
-        click.option(
-            "--window", type=click.IntRange(1), show_default=True, default=_STANDARD.window, help="early_stopping."
-        ),
-        click.option(
-            "--target",
-            type=fraction,
-            default=1.0,
-            help="adaptive: the confidence that ends a query early.  [default: none]",
-        ),
-    ]
-    for option in reversed(options):
-        command = option(command)
+    """Add the options of single strategies."""
+    no_target = "adaptive: the confidence that ends a query early.  [default: none]"
+    command = click.option("--target", type=_FRACTION, default=1.0, help=no_target)(command)
+    for flag, name, kind, text in reversed(_OPTIONS):
+        default = getattr(_STANDARD, name)
+        shown = default is not None
+        command = click.option(flag, name, type=kind, default=default, show_default=shown, help=text)(command)
     return command
 
 

@@ -225,6 +225,8 @@ class ScalingConfig(_Section):
     def _predictor_given(self) -> "ScalingConfig":
         if self.prior == "trained" and self.predictor is None:
             raise ValueError("prior: trained needs predictor: the file that `tally predictor train` wrote")
+        if self.predictor is not None and self.prior != "trained":
+            raise ValueError(f"predictor has no effect with prior: {self.prior}; say prior: trained")
         return self
 
     def default(self) -> Strategy:
