@@ -12,7 +12,7 @@ from collections.abc import Hashable
 _FIRST_PRICE = 0.02
 _AT_CREDIT = 8.0
 _POWER = 1.5
-_CHEAPEST = 1e-4
+_CHEAPEST = 1e-6
 _DEAREST = 0.25
 
 
@@ -21,8 +21,8 @@ class Bank:
 
     `credit` samples come with each query. A query that comes finds at most `bound` credits saved beyond those of the
     queries that are open; what queries side by side leave, the last of them may still use. `integral` says how fast the
-    price follows what queries spend, `proportional` how much savings lower it. `sample_tokens` is the mean cost of a
-    sample in tokens; None: the mean of the samples that queries open with.
+    price follows what queries spend, `proportional` how much savings lower it; a full bank asks next to nothing.
+    `sample_tokens` is the mean cost of a sample in tokens; None: the mean of the samples that queries open with.
 
     The first price, 0.02 at 8 samples a query and falling with the power 3/2, is where prices settled on recorded
     samples of reasoning models.
@@ -54,7 +54,8 @@ class Bank:
     def price(self) -> float:
         """The least gain of agreement, a sample of mean cost, that is paid for now."""
         saved = max(self.balance / self.credit - self._open, 0.0)
-        price = math.exp(self._log_price - self._proportional * saved)
+        # what a full bank does not spend is thrown away, and so costs nothing
+        price = math.exp(self._log_price - self._proportional * saved) * max(1.0 - saved / self._bound, 0.0)
         return min(max(price, _CHEAPEST), _DEAREST)
 
     def cost(self, tokens: int, samples: int = 1) -> float:
