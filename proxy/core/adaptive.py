@@ -119,7 +119,9 @@ class AdaptiveBatch(Batch):
 
     def _first(self) -> int:
         share = round(1.5 * self.mean_samples / self.limits.max_rounds)
-        return int(min(max(2, share), max(1.0, self.mean_samples), self.limits.max_samples))
+        # two of little more would leave next to nothing to allocate
+        least = 1 if self._stepwise and self._alone and self.mean_samples < 2.5 else 2
+        return int(min(max(least, share), max(1.0, self.mean_samples), self.limits.max_samples))
 
     def _start(
         self,
