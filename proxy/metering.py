@@ -269,12 +269,17 @@ class MeteredCall:
     def _estimate(self, index: int) -> int:
         return self.assembled.estimate(index, self._deployment.tokens_per_delta)
 
+    def _share(self, index: int) -> int:
+        """About how many tokens a choice has: no more than it may have, whatever can be counted."""
+        counted = self._estimate(index)
+        return counted if self._bound is None else min(counted, self._bound)
+
     def _failed(self, error: UpstreamError) -> None:
         self._status = "lost" if error.sent else "failed"
 
     def _usage(self) -> Usage:
         streamed = bool(self._body.get("stream"))
-        usage = billed(self.assembled, self._deployment, self.granted) if self._ended else None
+        usage = billed(self.assembled, self._deployment, self.granted, self._bound) if self._ended else None
         if usage is not None:
             share = self._deployment.prompt_share
             self._deployment.prompt_share = max(share, min(1.0, usage.prompt / self._prompt))
@@ -286,7 +291,7 @@ class MeteredCall:
         hidden = self._deployment.hidden_reasoning or (not streamed and not self._ended)
         if hidden or self._status == "lost":
             return Usage(self._prompt, self._output, estimated=True)
-        counted = sum(self._estimate(index) for index in range(self.granted))
+        counted = sum(self._share(index) for index in range(self.granted))
         return Usage(self._prompt_estimate(), min(counted, self._output), estimated=True)
 
     def _prompt_estimate(self) -> int:
@@ -298,7 +303,7 @@ class MeteredCall:
     def _rows(self, usage: Usage) -> tuple[DrawRow, ...]:
         """A row a choice: the prompt with the first, completions as counted, costs that sum to the call's exactly."""
         rows = []
-        parts = _split(usage.completion, [self._estimate(index) for index in range(self.granted)])
+        parts = _split(usage.completion, [self._share(index) for index in range(self.granted)])
         cost = self._rates.cost
         charged = completion = 0
         latency_ms = int((self._clock() - self._started) * 1000)

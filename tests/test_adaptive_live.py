@@ -68,7 +68,7 @@ def test_a_question_on_which_they_differ_takes_what_it_brings(stage: Stage, key:
     tally = told(asked(stage, key))
     assert tally["samples"] == sum(made.n for made in stage.calls) == 8
     assert 1 < tally["rounds"] <= 6
-    assert tally["reason"] in {"budget spent", "round cap"}
+    assert tally["reason"] in {"share spent", "round cap"}
 
 
 def test_a_question_that_is_settled_on_the_way_takes_something_between(stage: Stage, key: str) -> None:

@@ -239,10 +239,10 @@ def archive(path: Path, model: Model, **changed: Any) -> Path:
     ("changed", "reason"),
     [
         ({"format": np.int64(2)}, "format 2"),
-        ({"weights": None}, "cannot be read"),
+        ({"weights": None}, "a damaged one"),
         ({"weights": np.zeros((2, 3))}, "weights is damaged"),
         ({"means": np.array([0.5, math.nan])}, "means is damaged"),
-        ({"rarity": np.array([print], dtype=object)}, "cannot be read"),
+        ({"rarity": np.array([print], dtype=object)}, "a damaged one"),
         ({"format": np.array("one")}, "format one"),
         ({"format": np.array(math.nan)}, "format nan"),
         ({"intercepts": np.array(["a", "b"])}, "intercepts is damaged"),
@@ -256,11 +256,23 @@ def test_a_file_that_is_no_model_is_refused_and_runs_nothing(
         Model.load(archive(tmp_path / "model.npz", model, **changed))
 
 
+def test_a_check_of_the_configuration_opens_the_predictor(tmp_path: Path) -> None:
+    (tmp_path / "tally.json").write_text(
+        json.dumps({"scaling": {"prior": "trained", "predictor": str(tmp_path / "none.npz")}}), encoding="utf-8"
+    )
+    result = CliRunner().invoke(main, ["config", "check", str(tmp_path / "tally.json")])
+    assert result.exit_code == 2
+    assert "none.npz: cannot be read: No such file" in result.output
+
+
 @pytest.mark.parametrize("data", [b"", b"no archive", b"PK\x03\x04 torn"])
 def test_a_file_that_is_no_archive_is_refused(tmp_path: Path, data: bytes) -> None:
     (tmp_path / "model.npz").write_bytes(data)
-    for name in ("model.npz", "none.npz"):
-        with pytest.raises(ConfigError, match=f"{name}: cannot be read as a predictor"):
+    for name, reason in (
+        ("model.npz", "is no predictor, or a damaged one"),
+        ("none.npz", "cannot be read: No such file"),
+    ):
+        with pytest.raises(ConfigError, match=f"{name}: {reason}"):
             Model.load(tmp_path / name)
 
 

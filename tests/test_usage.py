@@ -165,6 +165,15 @@ def test_a_plain_reply_that_tells_less_than_a_token_a_choice_is_not_believed(tex
     assert found.completion >= len(texts)
 
 
+def test_choices_that_nobody_counted_are_charged_at_most_what_a_choice_may_have() -> None:
+    known = deployment()
+    known.told_per_choice = True
+    found = billed(plain(usage(9, 2), "Oslo", "word " * 16, "word " * 16), known, 3, most=16)
+    assert found == Usage(9, 2 + 16 + 16, estimated=True)
+    over = billed(plain(usage(9, 40), "x" * 80, "x" * 800), known, 2, most=16)
+    assert over == Usage(9, 40 + 40, estimated=True)
+
+
 def test_one_choice_is_charged_as_told_however_many_deltas_there_were() -> None:
     assert billed(streamed(usage(9, 40), 400), deployment(), 1) == Usage(9, 40)
 

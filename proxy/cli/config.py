@@ -25,6 +25,10 @@ def check(file: Path) -> None:
     from proxy.upstream.prices import PriceMap
 
     found = load_config(file)
+    if found.scaling.predictor is not None:
+        from proxy.predictor.model import Model
+
+        Model.load(found.scaling.predictor)
     for note in check_models(found, str(file), environ=os.environ, prices=cache(PriceMap)):
         click.echo(f"note: {note}")
     click.echo(f"{file}: good: {len(found.model_list)} deployments, {len(found.tenants)} tenants")

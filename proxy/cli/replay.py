@@ -108,7 +108,9 @@ def _tuning(command: F) -> F:
 @click.option("--strategy", "names", required=True, callback=_names, metavar="A,B", help="Strategies to compare.")
 @click.option("--budget", "budgets", callback=_budgets, metavar="X[,Y...]", help="Budgets, in samples a question.")
 @click.option(
-    "--at-agreement", type=click.FloatRange(0, 1, min_open=True), help="Search what this mean agreement costs instead."
+    "--at-agreement",
+    type=click.FloatRange(0, 1, min_open=True),
+    help="Search what this mean agreement costs instead; the ratio is to the first strategy.",
 )
 @click.option("--unit", "unit_of_budget", type=click.Choice(["tokens", "samples"]), default="tokens", show_default=True)
 @click.option("--batch-size", type=click.IntRange(0), default=0, show_default=True, help="0: the whole pool.")

@@ -37,6 +37,9 @@ from proxy.core.vote import confidence
 _SHRINK = 3.0
 """How many samples of mean cost a query's own mean cost is weighed against."""
 
+_LEAST_SHARE = 0.5
+"""What a live wave asks at least of what is worth asking: every wave pays for the prompt and takes its time."""
+
 
 @dataclass(slots=True)
 class _Tally:
@@ -210,7 +213,7 @@ class AdaptiveBatch(Batch):
             self._decide(state, SPENT)
         else:
             wanted = min(wanted, int(self._bank.balance / cost))
-            self._start(state, _share(wanted, self.limits.max_rounds - state.rounds))
+            self._start(state, _share(wanted, self.limits.max_rounds - state.rounds, least=_LEAST_SHARE))
 
     def _allocate(self) -> None:
         if not (self._alone and self.closed):
@@ -289,6 +292,6 @@ class AdaptiveBatch(Batch):
             self._bank.settle(tally.spent + tally.taken)
 
 
-def _share(wanted: int, rounds_left: int) -> int:
+def _share(wanted: int, rounds_left: int, least: float = 0.0) -> int:
     """A wave's share of what is worth asking in all: somewhat more than an even one, and all of it at the last."""
-    return wanted if rounds_left == 1 else max(1, round(1.2 * wanted / rounds_left))
+    return max(1, round(wanted * min(max(1.2 / rounds_left, least), 1.0)))

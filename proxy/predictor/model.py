@@ -98,8 +98,10 @@ class Model:
             # numpy leaves a torn archive open where it is given the path
             with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
                 found = {name: archive[name] for name in (*_SHAPES, "seen")}
-        except (OSError, *_DAMAGED) as error:
-            raise _wrong(path, f"cannot be read as a predictor: {error}") from error
+        except OSError as error:
+            raise _wrong(path, f"cannot be read: {error.strerror or 'it is damaged'}") from error
+        except _DAMAGED as error:
+            raise _wrong(path, "is no predictor, or a damaged one; `tally predictor train` writes it") from error
         if not np.array_equal(found["format"], FORMAT):
             raise _wrong(path, f"is a predictor of format {found['format']}, this program reads format {FORMAT}")
         for name, values in found.items():

@@ -54,11 +54,12 @@ def told(usage: JSON) -> Usage:
     )
 
 
-def billed(assembled: Assembler, deployment: Deployment, choices: int) -> Usage | None:
+def billed(assembled: Assembler, deployment: Deployment, choices: int, most: int | None = None) -> Usage | None:
     """What to charge for a finished call, or None when the provider told nothing.
 
     What the provider tells is believed, but for one known fault: some servers count the first choice only when
-    `choices` > 1. Then the others are charged in proportion, and the usage is an estimate.
+    `choices` > 1. Then the others are charged in proportion, each at most the `most` that a choice may have (the first
+    one shows whether the server keeps to it), and the usage is an estimate.
     """
     if assembled.usage is None:
         return None
@@ -71,7 +72,9 @@ def billed(assembled: Assembler, deployment: Deployment, choices: int) -> Usage 
     if choices == 1 or not sizes or not _first_only(assembled, usage.completion, counts, deployment):
         return usage
     weights = counts if all(counts) else sizes
-    completion = max(-(-usage.completion * sum(weights) // max(weights[0], 1)), sum(size > 0 for size in sizes))
+    cap = usage.completion * sum(weights) if most is None else max(most, usage.completion)
+    shares = [min(-(-usage.completion * weight // max(weights[0], 1)), cap) for weight in weights]
+    completion = max(sum(shares), sum(size > 0 for size in sizes))
     return Usage(usage.prompt, completion, usage.cached, usage.reasoning, estimated=True)
 
 
