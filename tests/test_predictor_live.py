@@ -87,7 +87,7 @@ def test_a_trained_predictor_tells_questions_apart(tmp_path: Path) -> None:
 def test_a_predictor_that_cannot_be_read_is_an_error_at_start(tmp_path: Path) -> None:
     scaling = {"prior": "trained", "predictor": str(tmp_path / "none.npz")}
     config = parse_config(configuration("http://127.0.0.1:9", tmp_path, scaling=scaling), "test", {})
-    with pytest.raises(ConfigError, match="none.npz: cannot be read: No such file"):
+    with pytest.raises(ConfigError, match=r"none\.npz: cannot be read: No such file"):
         Tally(config, environ={})
     assert not (tmp_path / "tally.db").exists()
 

@@ -2,8 +2,8 @@
 
 A query's index is the gain of `proxy.core.gain` divided by the expected cost of a ballot. Two ways to spend on it:
 
-- with a `Bank` (live, and in replay one query at a time): each query goes on while its index is above the bank's price
-  and the bank can pay. Queries wait for nobody, so batches may be of any size, and of one.
+- with a `Bank` (live; in replay one query at a time, or in batches of a size): each query goes on while its index is
+  above the bank's price and the bank can pay. Queries wait for nobody, so batches may be of any size, and of one.
 - without (a closed batch with a budget of its own): the batch spends `mean_samples` for each of its queries, best index
   first; one sample at a time, or, where the rounds are limited, in waves that divide what is left of the budget.
 
@@ -213,7 +213,8 @@ class AdaptiveBatch(Batch):
             self._decide(state, SPENT)
         else:
             wanted = min(wanted, int(self._bank.balance / cost))
-            self._start(state, _share(wanted, self.limits.max_rounds - state.rounds, least=_LEAST_SHARE))
+            rounds_left = self.limits.max_rounds - state.rounds
+            self._start(state, 1 if self._stepwise else _share(wanted, rounds_left, least=_LEAST_SHARE))
 
     def _allocate(self) -> None:
         if not (self._alone and self.closed):
