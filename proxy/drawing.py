@@ -72,6 +72,7 @@ class Query:
     deadline: float
     scorer: Scorer | None = None
     prior: Prior | None = None
+    overhead: float = 0.0
     drawn: dict[int, Drawn] = field(default_factory=dict)
     places: int = 0
     rounds: int = 0

@@ -136,7 +136,7 @@ class _Run:
     def _join(self, ticket: Ticket) -> None:
         query = ticket.query
         self._open[query.id] = ticket
-        self._batch.join(query.id, probe=query.plan.probe, prior=query.prior)
+        self._batch.join(query.id, probe=query.plan.probe, prior=query.prior, overhead=query.overhead)
         left = max(0.0, query.deadline - self._clock())
         loop = asyncio.get_running_loop()
         ticket.timer = loop.call_later(left, self._inbox.put_nowait, Left(ticket, DEADLINE))

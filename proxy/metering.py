@@ -19,14 +19,13 @@ from proxy.types import JSON, Choice, Usage
 from proxy.upstream.assemble import Assembler
 from proxy.upstream.deployment import Deployment
 from proxy.upstream.direct import error_from
-from proxy.upstream.usage import billed, output_bound, prompt_bound
+from proxy.upstream.usage import PROMPT_SHARE, billed, output_bound, prompt_bound
 
 UNKNOWN_OUTPUT = 16_384
 """Tokens reserved for a choice that comes in one piece when nobody says how long it can get."""
 
 _GRACE_S = 60.0
 _MARGIN = 8
-_PROMPT_SHARE = 0.5
 _FREE = Rates(0, 0)
 
 
@@ -298,7 +297,7 @@ class MeteredCall:
         """About how many tokens the prompt has: by the request's own, by the deployment's, else half of the bound."""
         if self._purse.prompt_bound and not self._purse.prompt_estimated:
             return min(self._prompt, self._purse.prompt(self._prompt))
-        return ceil(self._prompt * (self._deployment.prompt_share or _PROMPT_SHARE))
+        return ceil(self._prompt * (self._deployment.prompt_share or PROMPT_SHARE))
 
     def _rows(self, usage: Usage) -> tuple[DrawRow, ...]:
         """A row a choice: the prompt with the first, completions as counted, costs that sum to the call's exactly."""

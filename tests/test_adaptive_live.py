@@ -20,7 +20,9 @@ PROSE = "It was a bright cold day in April, and the clocks were striking thirtee
 @pytest.fixture(scope="module")
 def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
     tenants = [{"name": f"tenant-{number}", "keys": [key], "strategy": "adaptive"} for number, key in enumerate(KEYS)]
-    with staged(tmp_path_factory.mktemp("adaptive"), tenants=tenants) as made:
+    # without n every draw pays for its prompt, so that waves cost nothing of their own
+    model = {"model_info": {"max_n": 1}}
+    with staged(tmp_path_factory.mktemp("adaptive"), tenants=tenants, model=model) as made:
         yield made
 
 
@@ -91,19 +93,19 @@ def test_no_question_takes_more_than_its_most_samples(stage: Stage, key: str) ->
 
 
 def test_few_rounds_open_with_more_draws_and_are_kept(tmp_path: Path) -> None:
-    with staged(tmp_path, scaling={"max_rounds": 2}) as stage:
+    with staged(tmp_path, scaling={"max_rounds": 2}, model={"model_info": {"max_n": 1}}) as stage:
         stage.says(differing())
-        tally = told(stage.ask("adaptive"))
-        assert (tally["samples"], tally["rounds"], tally["reason"]) == (8, 2, "round cap")
-        assert sum(made.n for made in stage.calls[:1]) == 6
+        found = told(stage.ask("adaptive"))
+        assert (found["samples"], found["rounds"], found["reason"]) == (8, 2, "round cap")
 
 
 def test_a_confident_answer_cancels_the_draws_still_on_their_way(stage: Stage, key: str) -> None:
     slow = f"{'Let me think again. ' * 100}{said(7)}"
-    stage.says(lambda call: Reply([said(42)] * (call.n - 1) + [slow], per_token=0.01))
+    number = count()
+    stage.says(lambda _: Reply([said(42) if next(number) < 7 else slow], per_token=0.01))
     tally = told(asked(stage, key, samples=32))
-    (made,) = stage.calls
-    assert made.n == 8
+    assert len(stage.calls) == 8
+    made = stage.calls[-1]
     assert (tally["answer"], tally["reason"]) == ("42", "confident")
     assert 4 <= tally["samples"] < 8
     stage.upstream.wait(lambda: made.finished is not None)
@@ -111,6 +113,16 @@ def test_a_confident_answer_cancels_the_draws_still_on_their_way(stage: Stage, k
     assert made.completion_tokens < 200
     # a cancelled call tells no usage, so what it took is counted here
     assert tally["paid"]["estimated"]
+
+
+def test_where_a_wave_pays_for_a_long_prompt_a_question_opens_with_a_large_one(tmp_path: Path) -> None:
+    with staged(tmp_path) as stage:
+        stage.says(lambda call: Reply([said(number) for number in range(call.n)]))
+        message = {"role": "user", "content": "word " * 400}
+        for _ in range(2):
+            stage.ask("adaptive", messages=[message])
+        # what an answer costs beside its prompt is known from the first question on
+        assert [made.n for made in stage.calls[:2]] == [2, 7]
 
 
 def test_savings_are_used_by_a_later_question_of_the_same_tenant_and_by_none_of_another(

@@ -43,7 +43,8 @@ def test_without_a_configuration_any_model_of_the_provider_is_served(
 ) -> None:
     reply = bare.ask(model).json()
     assert reply["choices"][0]["message"]["content"] == ANSWER
-    assert (reply["tally"]["strategy"], reply["tally"]["samples"]) == ("adaptive", 2)
+    assert reply["tally"]["strategy"] == "adaptive"
+    assert reply["tally"]["samples"] >= 2
     assert reply["model"] == model
     assert upstream.calls[-1].body["model"] == model.removeprefix("openai/")
     assert upstream.calls[-1].headers["authorization"] == "Bearer sk-from-environment"

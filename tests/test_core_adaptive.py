@@ -527,3 +527,29 @@ def test_samples_of_no_length_among_others_are_free_in_a_batch_and_end_at_the_ca
 def test_a_mean_below_one_sample_is_an_error() -> None:
     with pytest.raises(ValueError, match="mean_samples"):
         AdaptiveBatch(mean_samples=0.5, limits=FREE)
+
+
+def test_a_wave_pays_for_its_prompt_and_dear_prompts_make_large_openings() -> None:
+    bank = Bank(8, sample_tokens=10)
+    batch = AdaptiveBatch(mean_samples=8, limits=Limits(32, 6), bank=bank)
+    batch.join(0, overhead=20)
+    batch.join(1)
+    batch.close()
+    draws = batch.ask()
+    assert [sum(draw.query == query for draw in draws) for query in (0, 1)] == [6, 2]
+    for draw in draws:
+        batch.tell(Sample(draw.id, "a", tokens=10, cost=10))
+    assert set(batch.decided()) == {0, 1}
+    assert bank.balance == pytest.approx(16 - 6 - 2 - 20 / 10)
+
+
+def test_a_wave_that_is_not_worth_its_prompt_is_not_asked() -> None:
+    asked = []
+    for overhead in (0.0, 5_000.0):
+        batch = AdaptiveBatch(mean_samples=8, limits=Limits(32, 2), bank=Bank(8, sample_tokens=10))
+        batch.join(0, overhead=overhead)
+        batch.close()
+        for label, draw in zip("ab" * 8, batch.ask(), strict=False):
+            batch.tell(Sample(draw.id, label, tokens=10, cost=10))
+        asked.append(len(batch.ask()))
+    assert asked[0] > 0 == asked[1]

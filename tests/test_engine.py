@@ -34,9 +34,11 @@ class Watched:
         self.batches.append(joined)
 
         class Noting(FixedBatch):
-            def join(self, query: int, *, probe: bool = False, prior: Prior | None = None) -> None:
+            def join(
+                self, query: int, *, probe: bool = False, prior: Prior | None = None, overhead: float = 0.0
+            ) -> None:
                 joined.append(query)
-                super().join(query, probe=probe, prior=prior)
+                super().join(query, probe=probe, prior=prior, overhead=overhead)
 
         return Noting(strategy.samples, Limits())
 

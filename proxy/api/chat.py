@@ -27,6 +27,7 @@ from proxy.scoring import Scorer
 from proxy.telemetry import Metrics
 from proxy.types import JSON, Account, Plan
 from proxy.upstream.catalogue import Catalogue
+from proxy.upstream.usage import prompt_worth
 from proxy.verdict import Verdict
 
 
@@ -108,6 +109,7 @@ class ChatEndpoint:
             deadline=started + (deployment.timeout if plan.strategy.name == "off" else plan.strategy.deadline_s),
             scorer=services.scorer(plan),
             prior=await self._prior(plan, body),
+            overhead=prompt_worth(body, deployment) if plan.strategy.name == "adaptive" else 0.0,
         )
 
     async def _prior(self, plan: Plan, body: JSON) -> Prior | None:

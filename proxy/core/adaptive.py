@@ -12,6 +12,7 @@ A wave asks a share of what looks worth asking in all, because early ballots tel
 """
 
 import heapq
+import math
 from dataclasses import dataclass, field
 
 from proxy.core.bank import Bank
@@ -53,6 +54,7 @@ class _Tally:
     heard: int = 0
     ballots: int = 0
     tokens: int = 0
+    waves: int = 0
     taken: float = 0.0
     spent: float = 0.0
 
@@ -104,9 +106,9 @@ class AdaptiveBatch(Batch):
         self._late: dict[int, float] = {}
         self._stepwise = limits.max_rounds >= limits.max_samples
 
-    def join(self, query: int, *, probe: bool = False, prior: Prior | None = None) -> None:
+    def join(self, query: int, *, probe: bool = False, prior: Prior | None = None, overhead: float = 0.0) -> None:
         """Add a query and its credit."""
-        super().join(query, probe=probe, prior=prior)
+        super().join(query, probe=probe, prior=prior, overhead=overhead)
         self._tallies[query] = _Tally(self._queries[query])
         self._bank.open()
 
@@ -125,6 +127,12 @@ class AdaptiveBatch(Batch):
         # two of little more would leave next to nothing to allocate
         least = 1 if self._stepwise and self._alone and self.mean_samples < 2.5 else 2
         return int(min(max(least, share), max(1.0, self.mean_samples), self.limits.max_samples))
+
+    def _opening(self, state: QueryState) -> int:
+        # the economic order quantity: dear waves are few and large, free ones small
+        wave = self._bank.cost(state.overhead, 0) if self._by_tokens else 0.0
+        dear = min(round(math.sqrt(2 * wave * self.mean_samples)), int(self.mean_samples), self.limits.max_samples)
+        return max(self._first(), dear)
 
     def _start(
         self,
@@ -147,7 +155,8 @@ class AdaptiveBatch(Batch):
         expected = tally.taken / (len(state.out) + 1)
         if isinstance(outcome, Sample):
             if tally.heard < 2:
-                self._bank.learn(outcome.tokens)
+                self._bank.learn(outcome.tokens + state.overhead / self.mean_samples)
+            self._pay_waves(tally)
             tally.heard += 1
             tally.tokens += outcome.tokens
             if outcome.label is not None:
@@ -156,6 +165,17 @@ class AdaptiveBatch(Batch):
         tally.spent += actual
         self._take(tally, -expected)
         self._bank.take(actual)
+
+    def _pay_waves(self, tally: _Tally) -> None:
+        """Pay for the waves that have begun: only a sample that came back shows that there was one."""
+        overhead = (tally.state.rounds - tally.waves) * self._overhead(tally)
+        tally.waves = tally.state.rounds
+        tally.spent += overhead
+        self._bank.take(overhead)
+
+    def _overhead(self, tally: _Tally) -> float:
+        """What a wave costs beside its samples, in samples of mean cost."""
+        return self._bank.cost(tally.state.overhead, 0) if self._by_tokens else 0.0
 
     def _spent(self, outcome: Outcome) -> float:
         """What a draw took, in samples of mean cost: only samples cost anything."""
@@ -185,7 +205,8 @@ class AdaptiveBatch(Batch):
             self._go_on(state, tally)
 
     def _go_on(self, state: QueryState, tally: _Tally) -> None:
-        if state.drawn < self._first() and self._start(state, self._first() - state.drawn):
+        opening = self._opening(state) if state.rounds < 2 else 0
+        if state.drawn < opening and state.probe and self._start(state, opening - state.drawn):
             return
         if state.drawn >= self.limits.max_samples:
             self._decide(state, SAMPLE_CAP)
@@ -204,15 +225,16 @@ class AdaptiveBatch(Batch):
 
     def _buy(self, state: QueryState, tally: _Tally) -> None:
         """Go on by the bank's price: how many samples are worth it in all, and this wave's share of them."""
-        cost = self._cost(tally)
-        least = self._bank.price * self._ballot_cost(tally)
-        wanted = sum(count for count, slope in steps(tally.first, tally.second) if slope >= least)
-        if not wanted:
+        cost, overhead = self._cost(tally), self._overhead(tally)
+        price = self._bank.price
+        least = price * self._ballot_cost(tally)
+        worthwhile = [(count, slope) for count, slope in steps(tally.first, tally.second) if slope >= least]
+        if sum(count * (slope - least) for count, slope in worthwhile) <= price * overhead:
             self._decide(state, PRICED)
-        elif self._bank.balance < cost:
+        elif self._bank.balance < cost + overhead:
             self._decide(state, SPENT)
         else:
-            wanted = min(wanted, int(self._bank.balance / cost))
+            wanted = min(sum(count for count, _ in worthwhile), int((self._bank.balance - overhead) / cost))
             rounds_left = self.limits.max_rounds - state.rounds
             self._start(state, 1 if self._stepwise else _share(wanted, rounds_left, least=_LEAST_SHARE))
 

@@ -46,7 +46,7 @@ class Bank:
         self._integral = integral
         self._proportional = proportional
         self._known_tokens = sample_tokens
-        self._opening_tokens = 0
+        self._opening_tokens = 0.0
         self._openings = 0
         self._log_price = math.log(min(_DEAREST, _FIRST_PRICE * (_AT_CREDIT / credit) ** _POWER))
 
@@ -58,7 +58,7 @@ class Bank:
         price = math.exp(self._log_price - self._proportional * saved) * max(1.0 - saved / self._bound, 0.0)
         return min(max(price, _CHEAPEST), _DEAREST)
 
-    def cost(self, tokens: int, samples: int = 1) -> float:
+    def cost(self, tokens: float, samples: int = 1) -> float:
         """What `samples` of `tokens` in all cost, in samples of mean cost; while no length is known each costs 1."""
         if self._known_tokens:
             return tokens / self._known_tokens
@@ -69,7 +69,7 @@ class Bank:
         self._open += 1
         self.balance = min(self.balance + self.credit, (self._bound + self._open) * self.credit)
 
-    def learn(self, tokens: int) -> None:
+    def learn(self, tokens: float) -> None:
         """Hear what a sample cost that a query opened with. Later ones would count hard queries more than once."""
         self._opening_tokens += tokens
         self._openings += 1

@@ -102,6 +102,7 @@ class QueryState:
     id: int
     probe: bool
     prior: Prior | None = None
+    overhead: float = 0.0
     drawn: int = 0
     rounds: int = 0
     out: set[int] = field(default_factory=set)
@@ -133,16 +134,17 @@ class Batch(ABC):
         self._decided: dict[int, None] = {}
         self._undecided = 0
 
-    def join(self, query: int, *, probe: bool = False, prior: Prior | None = None) -> None:
+    def join(self, query: int, *, probe: bool = False, prior: Prior | None = None, overhead: float = 0.0) -> None:
         """Add a query. A probing query makes one draw first, and goes on only when that one came back.
 
-        `prior` is what is believed of its scores, for strategies that fit them.
+        `prior` is what is believed of its scores, for strategies that fit them; `overhead` what each wave of its draws
+        costs beside the samples (the prompt), in tokens of samples, for strategies that weigh costs.
         """
         if self.closed:
             raise ValueError("the batch is closed")
         if query in self._queries:
             raise ValueError(f"query {query} has joined already")
-        self._queries[query] = QueryState(query, probe, prior)
+        self._queries[query] = QueryState(query, probe, prior, overhead)
         self._changed[query] = None
         self._undecided += 1
 
@@ -209,6 +211,10 @@ class Batch(ABC):
     def _first(self) -> int:
         """How many draws a query starts with."""
 
+    def _opening(self, state: QueryState) -> int:  # noqa: ARG002 - most strategies open every query alike
+        """How many draws this query starts with."""
+        return self._first()
+
     @abstractmethod
     def _continue(self, state: QueryState) -> None:
         """Start what this query needs next, or decide it. Called after an outcome, while it is open and not denied."""
@@ -237,7 +243,7 @@ class Batch(ABC):
             if not state.out:
                 self._decide(state, BUDGET)
         elif not state.drawn:
-            self._start(state, 1 if state.probe else self._first())
+            self._start(state, 1 if state.probe else self._opening(state))
         elif not state.out and not state.samples:
             self._decide(state, FAILED)
         else:

@@ -111,9 +111,9 @@ class DynScalingBatch(Batch):
         """Draws of the budget that no query has made, nor will make to complete its unit."""
         return self._budget - self._committed
 
-    def join(self, query: int, *, probe: bool = False, prior: Prior | None = None) -> None:
+    def join(self, query: int, *, probe: bool = False, prior: Prior | None = None, overhead: float = 0.0) -> None:
         """Add a query and its `mean_samples` of budget."""
-        super().join(query, probe=probe, prior=prior)
+        super().join(query, probe=probe, prior=prior, overhead=overhead)
         size = min(self.unit, self.limits.max_samples)
         arm = _Arm(self._queries[query], self._ranking.add(), half=self._half(size), end=size)
         self._arms[query] = self._placed[arm.place] = arm

@@ -117,9 +117,9 @@ class PetsBatch(Batch):
         """Draws of the budget that no query has made, nor will make to complete its round."""
         return self._budget - self._committed
 
-    def join(self, query: int, *, probe: bool = False, prior: Prior | None = None) -> None:
+    def join(self, query: int, *, probe: bool = False, prior: Prior | None = None, overhead: float = 0.0) -> None:
         """Add a query and its `mean_samples` of budget."""
-        super().join(query, probe=probe, prior=prior)
+        super().join(query, probe=probe, prior=prior, overhead=overhead)
         self._arms[query] = _Arm(self._queries[query], self._size)
         self._budget += self.mean_samples
         self._committed += self._size

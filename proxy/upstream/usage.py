@@ -18,6 +18,10 @@ _PER_IMAGE = 8192
 _BYTES_A_TOKEN_OF_A_FILE = 8
 _MOST_BYTES_A_TOKEN = 7
 _MIN_BYTES = 64
+_INPUT_TO_OUTPUT = 0.25
+
+PROMPT_SHARE = 0.5
+"""How much of its bound a prompt is thought to have, before the deployment has told."""
 
 
 def prompt_bound(body: JSON) -> int:
@@ -29,6 +33,19 @@ def prompt_bound(body: JSON) -> int:
     """
     prompt = [value for name, value in body.items() if name not in _SETTINGS]
     return _TEMPLATE + _PER_MESSAGE * len(body.get("messages") or ()) + _text_bytes(prompt)
+
+
+def prompt_worth(body: JSON, deployment: Deployment) -> float:
+    """About how many output tokens cost as much as the prompt of `body`, which a wave of draws pays once.
+
+    0 where `n` is not taken: there every draw pays for it, under any strategy. Where no price is known, input counts a
+    quarter of output.
+    """
+    if deployment.max_n == 1:
+        return 0.0
+    rates = deployment.rates
+    ratio = rates.input / rates.output if rates and rates.output else _INPUT_TO_OUTPUT
+    return prompt_bound(body) * (deployment.prompt_share or PROMPT_SHARE) * ratio
 
 
 def output_bound(body: JSON, deployment: Deployment) -> int | None:
