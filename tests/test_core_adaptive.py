@@ -553,3 +553,16 @@ def test_a_wave_that_is_not_worth_its_prompt_is_not_asked() -> None:
             batch.tell(Sample(draw.id, label, tokens=10, cost=10))
         asked.append(len(batch.ask()))
     assert asked[0] > 0 == asked[1]
+
+
+def test_few_samples_are_not_drawn_one_by_one_because_rounds_would_allow_it() -> None:
+    batch = AdaptiveBatch(mean_samples=8, limits=Limits(6, 6), bank=Bank(8, sample_tokens=10))
+    batch.join(0)
+    batch.close()
+    waves = []
+    while draws := batch.ask():
+        waves.append(len(draws))
+        for draw in draws:
+            batch.tell(Sample(draw.id, "ab"[draw.id % 2], tokens=10, cost=10))
+    assert waves[:2] == [2, 2]
+    assert sum(waves) == 6

@@ -61,12 +61,14 @@ def server() -> Iterator[Bench]:
 
 
 @pytest.fixture
-def bench(server: Bench) -> Bench:
+def bench(server: Bench) -> Iterator[Bench]:
     server.streamed, server.hold_s = True, 10.0
     server.ended.clear()
     server.cancelled.clear()
     server.over.clear()
-    return server
+    yield server
+    # a late end would be counted for the next test
+    server.outcome()
 
 
 @contextmanager

@@ -8,7 +8,9 @@ A query's index is the gain of `proxy.core.gain` divided by the expected cost of
   first; one sample at a time, or, where the rounds are limited, in waves that divide what is left of the budget.
 
 With R rounds a query opens with 3/2 * mean_samples / R draws, at least 2: two ballots are the least that can disagree.
-A wave asks a share of what looks worth asking in all, because early ballots tell where later ones belong.
+Where each wave pays for a prompt that costs as much as w samples, it opens with at least sqrt(2 w mean_samples), the
+economic order quantity, and a further wave must be worth its prompt too. A wave asks a share of what looks worth asking
+in all, because early ballots tell where later ones belong.
 """
 
 import heapq
@@ -37,9 +39,6 @@ from proxy.core.vote import confidence
 
 _SHRINK = 3.0
 """How many samples of mean cost a query's own mean cost is weighed against."""
-
-_LEAST_SHARE = 0.5
-"""What a live wave asks at least of what is worth asking: every wave pays for the prompt and takes its time."""
 
 
 @dataclass(slots=True)
@@ -77,7 +76,9 @@ class AdaptiveBatch(Batch):
     leader is as sure as `target` (1: never before it is certain); draws still out are then the caller's to cancel, and
     one that is cancelled counts for half of what it was expected to cost.
     `bank`: see above; without it `sample_tokens` may tell the mean cost of a sample, else opening samples do.
-    `by_tokens` False: every sample costs the same, whatever its length.
+    `by_tokens` False: every sample costs the same, whatever its length. `least_share`, in [0, 1], is what a wave by the
+    bank's price asks at least of what is worth asking: every wave pays for its prompt and takes its time.
+    ValueError when `mean_samples` is below 1.
     """
 
     def __init__(
@@ -89,6 +90,7 @@ class AdaptiveBatch(Batch):
         bank: Bank | None = None,
         sample_tokens: float | None = None,
         by_tokens: bool = True,
+        least_share: float = 0.5,
     ) -> None:
         if mean_samples < 1:
             raise ValueError("mean_samples is at least 1")
@@ -96,6 +98,7 @@ class AdaptiveBatch(Batch):
         self.mean_samples = mean_samples
         self.target = target
         self._by_tokens = by_tokens
+        self._least_share = least_share
         self._alone = bank is None
         # a closed batch is its own bank: everything that came in with its queries may be spent, on any of them
         self._bank = bank or Bank(mean_samples, bound=float("inf"), sample_tokens=sample_tokens)
@@ -129,8 +132,7 @@ class AdaptiveBatch(Batch):
         return int(min(max(least, share), max(1.0, self.mean_samples), self.limits.max_samples))
 
     def _opening(self, state: QueryState) -> int:
-        # the economic order quantity: dear waves are few and large, free ones small
-        wave = self._bank.cost(state.overhead, 0) if self._by_tokens else 0.0
+        wave = self._overhead(state)
         dear = min(round(math.sqrt(2 * wave * self.mean_samples)), int(self.mean_samples), self.limits.max_samples)
         return max(self._first(), dear)
 
@@ -168,14 +170,14 @@ class AdaptiveBatch(Batch):
 
     def _pay_waves(self, tally: _Tally) -> None:
         """Pay for the waves that have begun: only a sample that came back shows that there was one."""
-        overhead = (tally.state.rounds - tally.waves) * self._overhead(tally)
+        overhead = (tally.state.rounds - tally.waves) * self._overhead(tally.state)
         tally.waves = tally.state.rounds
         tally.spent += overhead
         self._bank.take(overhead)
 
-    def _overhead(self, tally: _Tally) -> float:
+    def _overhead(self, state: QueryState) -> float:
         """What a wave costs beside its samples, in samples of mean cost."""
-        return self._bank.cost(tally.state.overhead, 0) if self._by_tokens else 0.0
+        return self._bank.cost(state.overhead, 0) if self._by_tokens else 0.0
 
     def _spent(self, outcome: Outcome) -> float:
         """What a draw took, in samples of mean cost: only samples cost anything."""
@@ -225,7 +227,7 @@ class AdaptiveBatch(Batch):
 
     def _buy(self, state: QueryState, tally: _Tally) -> None:
         """Go on by the bank's price: how many samples are worth it in all, and this wave's share of them."""
-        cost, overhead = self._cost(tally), self._overhead(tally)
+        cost, overhead = self._cost(tally), self._overhead(state)
         price = self._bank.price
         least = price * self._ballot_cost(tally)
         worthwhile = [(count, slope) for count, slope in steps(tally.first, tally.second) if slope >= least]
@@ -235,8 +237,7 @@ class AdaptiveBatch(Batch):
             self._decide(state, SPENT)
         else:
             wanted = min(sum(count for count, _ in worthwhile), int((self._bank.balance - overhead) / cost))
-            rounds_left = self.limits.max_rounds - state.rounds
-            self._start(state, 1 if self._stepwise else _share(wanted, rounds_left, least=_LEAST_SHARE))
+            self._start(state, _share(wanted, self.limits.max_rounds - state.rounds, self._least_share))
 
     def _allocate(self) -> None:
         if not (self._alone and self.closed):

@@ -25,7 +25,7 @@ class Bank:
     `sample_tokens` is the mean cost of a sample in tokens; None: the mean of the samples that queries open with.
 
     The first price, 0.02 at 8 samples a query and falling with the power 3/2, is where prices settled on recorded
-    samples of reasoning models.
+    samples of reasoning models. ValueError when `credit` is not above 0 or `bound` below 1.
     """
 
     def __init__(

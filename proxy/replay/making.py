@@ -14,16 +14,18 @@ Every batch may draw `cap` samples a query, or as many as were recorded; the bud
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil
 from typing import Literal
 
 import numpy as np
 
+from proxy.core.adaptive import AdaptiveBatch
+from proxy.core.adaptive_consistency import AdaptiveConsistencyBatch
 from proxy.core.bank import Bank
 from proxy.core.batch import Batch, Limits
 from proxy.core.fixed import FixedBatch
-from proxy.core.strategies import SCORED
+from proxy.core.strategies import SCORED, batch_for
 from proxy.errors import TallyError
 from proxy.replay.driver import Purse, Unit
 from proxy.replay.pool import Pool, Question
@@ -117,8 +119,6 @@ class Maker:
         recorded = max(1, *(len(question.samples) for question in questions))
         limits = Limits(min(self._setting.cap, recorded), self._setting.rounds or _NO_CAP)
         match self._strategy.name:
-            case "off":
-                return FixedBatch(1, limits)
             case "self_consistency" | "best_of_n":
                 return FixedBatch(limits.max_samples, limits)
             case "adaptive":
@@ -127,12 +127,15 @@ class Maker:
                 return self._dynscaling(limits, len(questions))
             case "pets":
                 return self._pets(limits, len(questions))
+            case "adaptive_consistency":
+                width = self._width(limits)
+                return AdaptiveConsistencyBatch(threshold=self._strategy.threshold, width=width, limits=limits)
             case _:
-                return _stopping(self._strategy, limits, self._width(limits))
+                # what shares nothing is the live batch under other caps
+                live = replace(self._strategy, max_samples=limits.max_samples, max_rounds=limits.max_rounds)
+                return batch_for(live, lambda: self._lots)
 
     def _adaptive(self, limits: Limits) -> Batch:
-        from proxy.core.adaptive import AdaptiveBatch
-
         return AdaptiveBatch(
             mean_samples=max(1.0, self._budget),
             target=self._strategy.target,
@@ -140,6 +143,8 @@ class Maker:
             bank=self._bank,
             sample_tokens=self._tokens,
             by_tokens=self._unit == "tokens",
+            # without a limit of rounds a wave costs nothing
+            least_share=0.5 if self._setting.rounds else 0.0,
         )
 
     def _dynscaling(self, limits: Limits, queries: int) -> Batch:
@@ -186,24 +191,3 @@ class Maker:
     def _whole(self, questions: int) -> int:
         # a hair more than the product, which may lie a rounding error below a whole number
         return int(self._budget * questions * self._price + 1e-6)
-
-
-def _stopping(strategy: Strategy, limits: Limits, width: int) -> Batch:
-    """A batch whose queries share nothing and stop by themselves."""
-    match strategy.name:
-        case "optscale":
-            from proxy.core.optscale import OptScaleBatch
-
-            return OptScaleBatch(
-                s_min=strategy.s_min, confidence=strategy.confidence, refit=strategy.refit, limits=limits
-            )
-        case "adaptive_consistency":
-            from proxy.core.adaptive_consistency import AdaptiveConsistencyBatch
-
-            return AdaptiveConsistencyBatch(threshold=strategy.threshold, width=width, limits=limits)
-        case "early_stopping":
-            from proxy.core.early_stopping import EarlyStoppingBatch
-
-            return EarlyStoppingBatch(window=strategy.window, limits=limits)
-        case name:
-            raise ValueError(f"{name} cannot be replayed")
