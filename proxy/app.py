@@ -134,6 +134,7 @@ class Tally:
                 relay=Relay(meter, self._ledger, clock=time.monotonic),
                 scorer=self._scorers(meter),
                 predictor=self._predictor,
+                algebra=None,
                 metrics=self._metrics,
                 log=structlog.get_logger("tally"),
                 clock=time.monotonic,

@@ -4,14 +4,14 @@ A draw that is lost is an outcome, never an exception.
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import stamina
 
-from proxy.answers import Answer, mean_logprob, read, truncated
+from proxy.answers import Answer, Groups, Reader, mean_logprob, truncated
 from proxy.conditioning import prompt, said
 from proxy.core.batch import Cancelled, Denied, Draw, Failure, Outcome, Sample
 from proxy.core.prior import Prior
@@ -22,7 +22,7 @@ from proxy.metering import Errand, Meter
 from proxy.purse import Purse
 from proxy.scoring import Scorer
 from proxy.scoring.grade import grade
-from proxy.types import JSON, Choice, Plan, StrategyName
+from proxy.types import JSON, AnswerSpec, Choice, Plan, StrategyName
 from proxy.upstream.deployment import Deployment
 
 _ATTEMPTS = 3
@@ -60,7 +60,8 @@ class Drawn:
 class Query:
     """One request in a batch, with what was drawn for it. `started` and `deadline` are on the monotonic clock.
 
-    `drawn` is by id of the draw; `places` counts the draws started; `errors` are why draws were lost.
+    `drawn` is by id of the draw; `places` counts the draws started; `errors` are why draws were lost. `groups` are the
+    answers that count as the same; none given: those that are written alike.
     """
 
     id: int
@@ -73,12 +74,17 @@ class Query:
     scorer: Scorer | None = None
     prior: Prior | None = None
     overhead: float = 0.0
+    groups: Groups = field(default_factory=lambda: Groups(AnswerSpec()))
+    reader: Reader = field(init=False)
     drawn: dict[int, Drawn] = field(default_factory=dict)
     places: int = 0
     rounds: int = 0
     cut: bool = False
     head: JSON = field(default_factory=dict)
     errors: list[TallyError] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.reader = Reader(self.plan.answer, self.request)
 
     def keep(self, draw: Draw, place: int, row: str, choice: Choice) -> Drawn:
         """Keep a finished choice as a sample of this query."""
@@ -87,7 +93,7 @@ class Query:
             place=place,
             row=row,
             choice=choice,
-            answer=None if draw.step in SILENT else read(choice, self.plan.answer, self.request),
+            answer=None if draw.step in SILENT else self.reader.read(choice),
             truncated=truncated(choice),
             score=None,
             mean_logprob=mean_logprob(choice),
@@ -97,6 +103,14 @@ class Query:
     def in_order(self) -> list[Drawn]:
         """The finished samples in draw order, whatever order they came in."""
         return sorted(self.drawn.values(), key=lambda drawn: drawn.place)
+
+    async def settle(self) -> None:
+        """Give every answer the label of its group, in draw order: the same samples always get the same verdict."""
+        samples = self.in_order()
+        labels = await self.groups.in_order([sample.answer for sample in samples])
+        for sample, label in zip(samples, labels, strict=True):
+            if sample.answer is not None and label != sample.answer.label:
+                self.drawn[sample.draw.id] = replace(sample, answer=replace(sample.answer, label=label))
 
 
 class Drawer:
@@ -266,20 +280,22 @@ class Wave:
         if self._kind.step == "grade":
             graded = self._kind.given[0]
             self._query.drawn[graded] = replace(self._query.drawn[graded], score=grade(choice))
-        if self._query.scorer is None:
-            self._finish(draw, drawn)
+        answer = None if drawn.truncated else drawn.answer
+        label = None if answer is None else self._query.groups.quick(answer)
+        if self._query.scorer is None and (answer is None or label is not None):
+            self._out(draw, Sample(draw, label, drawn.score, drawn.choice.tokens))
         else:
-            tasks.create_task(self._scored(self._query.scorer, draw, drawn))
+            tasks.create_task(self._judged(draw, drawn, answer, label))
 
-    async def _scored(self, scorer: Scorer, draw: int, drawn: Drawn) -> None:
-        query = self._query
-        score = await scorer.score(query.purse, query.request, drawn.choice, query.deadline)
-        query.drawn[draw] = replace(drawn, score=score)
-        self._finish(draw, query.drawn[draw])
-
-    def _finish(self, draw: int, drawn: Drawn) -> None:
-        label = None if drawn.answer is None or drawn.truncated else drawn.answer.label
-        self._out(draw, Sample(draw, label, drawn.score, drawn.choice.tokens))
+    async def _judged(self, draw: int, drawn: Drawn, answer: Answer | None, label: Hashable | None) -> None:
+        """Tell of a sample once it is known what it is worth, and which others say the same."""
+        query, score = self._query, drawn.score
+        if query.scorer is not None:
+            score = await query.scorer.score(query.purse, query.request, drawn.choice, query.deadline)
+            query.drawn[draw] = replace(drawn, score=score)
+        if answer is not None and label is None:
+            label = await query.groups.label(answer)
+        self._out(draw, Sample(draw, label, score, drawn.choice.tokens))
 
     def _first_place(self, draws: Sequence[int]) -> int:
         """The place whose seed a call gets, where choice i has seed + i: draws with gaps between need new places."""

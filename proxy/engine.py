@@ -151,6 +151,7 @@ class _Run:
             wave.cancel()
         if ticket.waves:
             await asyncio.wait(ticket.waves)
+        await query.settle()
         latency_ms = int((self._clock() - query.started) * 1000)
         try:
             found = verdict(query, reason)

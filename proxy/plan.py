@@ -3,11 +3,12 @@
 from dataclasses import dataclass, replace
 from decimal import Decimal
 
-from proxy.answers import declared
+from proxy.answers import declared, prompt_text
 from proxy.config import Config
 from proxy.errors import NotAllowed, RequestInvalid
 from proxy.money import nano_usd
-from proxy.types import JSON, AnswerSpec, Plan, Strategy, StrategyName, Tenant
+from proxy.patterns import pattern
+from proxy.types import JSON, AnswerSpec, LowConfidence, Plan, Strategy, StrategyName, Tenant
 from proxy.upstream.catalogue import Catalogue
 
 _UNSCALED = ("store", "prediction", "web_search_options")
@@ -31,6 +32,8 @@ class Wish:
     answer: AnswerSpec | None = None
     show: bool = False
     detail: bool = False
+    min_confidence: float | None = None
+    low_confidence: LowConfidence = "mark"
 
 
 class Planner:
@@ -39,6 +42,7 @@ class Planner:
     def __init__(self, config: Config, catalogue: Catalogue) -> None:
         self._default = config.scaling.default()
         self._answer = config.scaling.answer.spec()
+        self._rules = [(pattern(rule.match), rule.answer.spec()) for rule in config.scaling.answer_rules]
         self._store_questions = config.scaling.store_questions
         self._catalogue = catalogue
 
@@ -53,7 +57,7 @@ class Planner:
                 f"The tenant {tenant.name!r} may not use the model {model!r}.", code="model_not_allowed", param="model"
             )
         _check_choices(request, wish, tenant)
-        answer = wish.answer or self._catalogue.answer(model) or self._answer
+        answer = wish.answer or tenant.answer or self._ruled(request) or self._catalogue.answer(model) or self._answer
         name = wish.strategy or tenant.strategy or self._catalogue.strategy(model) or self._default.name
         strategy = self._capped(name, wish, tenant)
         reason = None if name == "off" else _unscalable(request, strategy, answer)
@@ -73,7 +77,16 @@ class Planner:
             show_tally=wish.show or name != "off",
             store_question=self._store_questions,
             detail=wish.detail,
+            min_confidence=wish.min_confidence,
+            low_confidence=wish.low_confidence,
         )
+
+    def _ruled(self, request: JSON) -> AnswerSpec | None:
+        """What the first rule that matches the prompt says of its answers. Rules are the operator's alone."""
+        if not self._rules:
+            return None
+        text = prompt_text(request)
+        return next((spec for rule, spec in self._rules if rule.search(text) is not None), None)
 
     def _capped(self, name: StrategyName, wish: Wish, tenant: Tenant) -> Strategy:
         caps = [cap for cap in (wish.max_samples, tenant.max_samples) if cap is not None]

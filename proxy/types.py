@@ -27,16 +27,43 @@ Uncertainty = Literal["variation_ratio", "normalised_entropy", "inverse_margin"]
 VerdictRule = Literal["majority", "weighted", "best"]
 PriorSource = Literal["none", "history", "trained"]
 
-AnswerKind = Literal["auto", "math", "number", "choice", "label", "json", "tool_calls", "text"]
+AnswerKind = Literal[
+    "auto",
+    "math",
+    "number",
+    "choice",
+    "label",
+    "json",
+    "json_path",
+    "tool_calls",
+    "regex",
+    "code",
+    "text",
+]
 Votable = Literal["auto", "always", "never"]
+Pick = Literal["none", "central", "universal"]
+LowConfidence = Literal["mark", "refuse"]
 
 
 @dataclass(frozen=True, slots=True)
 class AnswerSpec:
-    """How to find the answer in a reply. `auto`: whatever the reply itself shows."""
+    """How to find the answer in a reply. `auto`: whatever the reply itself shows.
+
+    `pattern` is RE2's (kind regex), `path` a JSONPath (json_path); `options` are the texts to choose from (choice,
+    label), else the prompt's own; `tolerance` is relative, in [0, 1) (number); `ignore` names arguments and fields that
+    do not count (tool_calls, json); `per_field` has every field of an object vote by itself (json); `pick` says how one
+    of several texts is chosen (text).
+    """
 
     kind: AnswerKind = "auto"
     votable: Votable = "auto"
+    pattern: str | None = None
+    path: str | None = None
+    options: tuple[str, ...] = ()
+    tolerance: float = 0.0
+    ignore: tuple[str, ...] = ()
+    per_field: bool = False
+    pick: Pick = "none"
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +83,7 @@ class Tenant:
     strategy: StrategyName | None = None
     max_samples: int | None = None
     max_request_nano: int | None = None
+    answer: AnswerSpec | None = None
     blocked: bool = False
     managed: bool = False
 
@@ -134,7 +162,10 @@ class Strategy:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What will be done with one request, decided before anything is spent."""
+    """What will be done with one request, decided before anything is spent.
+
+    `min_confidence` in [0, 1] is what the client wants at least, `low_confidence` what becomes of an answer below it.
+    """
 
     tenant: Tenant
     model: str
@@ -148,3 +179,5 @@ class Plan:
     show_tally: bool = False
     store_question: bool = False
     detail: bool = False
+    min_confidence: float | None = None
+    low_confidence: LowConfidence = "mark"

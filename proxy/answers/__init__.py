@@ -4,20 +4,26 @@ Pure functions over values. A label is a tuple whose first item names its space 
 `tuple`, `json`, `tool_calls`, `refusal`, `long`) and whose other items are canonical; equal answers have equal labels.
 """
 
+from proxy.answers.answer import REFUSAL, Answer
 from proxy.answers.canonical import canonical
+from proxy.answers.groups import Algebra, Groups
 from proxy.answers.messages import mean_logprob, truncated, visible_text
-from proxy.answers.question import question
-from proxy.answers.read import REFUSAL, Answer, read
+from proxy.answers.question import prompt_text, question
+from proxy.answers.read import Reader, read
 from proxy.answers.votable import declared, votable
 from proxy.answers.winner import Candidate, winner
 
 __all__ = [
     "REFUSAL",
+    "Algebra",
     "Answer",
     "Candidate",
+    "Groups",
+    "Reader",
     "canonical",
     "declared",
     "mean_logprob",
+    "prompt_text",
     "question",
     "read",
     "truncated",

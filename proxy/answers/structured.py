@@ -7,8 +7,10 @@ from math import isfinite
 
 import orjson
 
+from proxy.answers.answer import Answer, shown
 from proxy.answers.canonical import Label
-from proxy.types import JSON
+from proxy.answers.messages import visible_text
+from proxy.types import JSON, AnswerSpec, Choice
 
 MAX_EXACT = 32_000
 """JSON up to here, in characters, is compared number by number; in longer JSON 1 and 1.0 are two answers."""
@@ -29,6 +31,33 @@ _TYPES: dict[str, type | tuple[type, ...]] = {
     "boolean": bool,
     "null": type(None),
 }
+
+
+class Documents:
+    """Reads the replies to one request as data: JSON, a part of it, or tool calls."""
+
+    def __init__(self, spec: AnswerSpec, request: JSON) -> None:
+        self._spec = spec
+        self._format = response_format(request)
+
+    def json(self, choice: Choice) -> Answer | None:
+        """The answer of a reply that should be JSON, or None, which abstains. Never raises."""
+        whole = choice.content
+        # JSON without its beginning is none
+        text = whole.strip() if len(whole) > MAX_JSON else visible_text(choice, MAX_JSON)
+        label = json_label(text, self._format)
+        return None if label is None else Answer(label, shown(text), marked=True)
+
+    def calls(self, message: JSON) -> Answer | None:
+        """The answer of a message that calls tools, or None where its calls cannot be read. Never raises."""
+        label = tool_label(message)
+        return None if label is None else Answer(label, shown(_tool_text(label)), marked=True)
+
+
+def response_format(request: JSON) -> JSON | None:
+    """The request's `response_format` if it asks for JSON."""
+    wanted = request.get("response_format")
+    return wanted if isinstance(wanted, dict) and wanted.get("type") in ("json_object", "json_schema") else None
 
 
 def parse(text: str) -> object:
@@ -84,6 +113,11 @@ def tool_label(message: JSON) -> Label | None:
 def has_tool_calls(message: JSON) -> bool:
     """Whether the message calls tools, in today's form or the older `function_call`."""
     return bool(message.get("tool_calls") or message.get("function_call"))
+
+
+def _tool_text(label: Label) -> str:
+    calls = label[1]
+    return ", ".join(f"{name}({arguments})" for name, arguments in calls) if isinstance(calls, tuple) else ""
 
 
 def _call(call: object, *, exact: bool) -> tuple[str, str] | None:

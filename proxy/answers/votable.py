@@ -1,7 +1,9 @@
 """Whether a request is worth more than one sample."""
 
+from proxy.answers.answer import REFUSAL, Answer
 from proxy.answers.messages import visible_text
-from proxy.answers.read import REFUSAL, Answer, is_short, response_format
+from proxy.answers.structured import response_format
+from proxy.answers.texts import is_short
 from proxy.types import JSON, AnswerSpec, Choice
 
 

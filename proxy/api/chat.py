@@ -9,6 +9,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from structlog.typing import FilteringBoundLogger
 
+from proxy.answers import Algebra, Groups
 from proxy.api import render
 from proxy.api.serving import Reply, Served
 from proxy.api.wire import check_chat, error_response, parse_body, wish
@@ -47,6 +48,7 @@ class Services:
     relay: Relay
     scorer: Callable[[Plan], Scorer | None]
     predictor: Predictor | None
+    algebra: Algebra | None
     metrics: Metrics
     log: FilteringBoundLogger
     clock: Callable[[], float]
@@ -110,6 +112,7 @@ class ChatEndpoint:
             scorer=services.scorer(plan),
             prior=await self._prior(plan, body),
             overhead=prompt_worth(body, deployment) if plan.strategy.name == "adaptive" else 0.0,
+            groups=Groups(plan.answer, services.algebra),
         )
 
     async def _prior(self, plan: Plan, body: JSON) -> Prior | None:

@@ -8,9 +8,10 @@ import orjson
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, ValidationError
 from starlette.responses import Response
 
+from proxy.config import AnswerConfig
 from proxy.errors import BudgetExceeded, RequestInvalid, TallyError, UpstreamError
 from proxy.plan import Wish
-from proxy.types import JSON, STRATEGIES, AnswerKind, AnswerSpec, StrategyName, Votable
+from proxy.types import JSON, STRATEGIES, LowConfidence, StrategyName
 
 _MOST_SAMPLES = 1024
 _MOST_USD = 1_000_000
@@ -21,17 +22,11 @@ _Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 _Tokens = Annotated[StrictInt, Field(ge=1, le=_MOST_TOKENS)]
 
 
-class AnswerWish(BaseModel):
-    """`tally.answer` in a request."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    kind: AnswerKind = "auto"
-    votable: Votable = "auto"
-
-
 class TallyWish(BaseModel):
-    """`tally` in a request. `detail`: the reply's `tally` object tells every sample, as `draws`."""
+    """`tally` in a request. `detail`: the reply's `tally` object tells every sample, as `draws`.
+
+    Below `min_confidence` the reply is marked with `low_confidence`, or refused.
+    """
 
     model_config = ConfigDict(extra="forbid")
 
@@ -39,8 +34,10 @@ class TallyWish(BaseModel):
     samples: Annotated[StrictInt, Field(ge=1, le=_MOST_SAMPLES)] | None = None
     max_samples: Annotated[StrictInt, Field(ge=1, le=_MOST_SAMPLES)] | None = None
     max_cost_usd: Annotated[Decimal, Field(gt=0, le=_MOST_USD, allow_inf_nan=False)] | None = None
-    answer: AnswerWish | None = None
+    answer: AnswerConfig | None = None
     detail: StrictBool | None = None
+    min_confidence: Annotated[_Number, Field(ge=0, le=1)] | None = None
+    low_confidence: LowConfidence = "mark"
 
 
 class Message(BaseModel):
@@ -134,9 +131,11 @@ def wish(request: ChatRequest, header: str | None, path: str | None) -> Wish:
         samples=asked.samples if asked else None,
         max_samples=asked.max_samples if asked else None,
         max_cost_usd=asked.max_cost_usd if asked else None,
-        answer=AnswerSpec(answer.kind, answer.votable) if answer else None,
+        answer=answer.spec() if answer else None,
         show=asked is not None,
         detail=asked is not None and bool(asked.detail),
+        min_confidence=asked.min_confidence if asked else None,
+        low_confidence=asked.low_confidence if asked else "mark",
     )
 
 

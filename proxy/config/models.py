@@ -18,11 +18,13 @@ from pydantic import (
     model_validator,
 )
 
+from proxy import patterns
 from proxy.money import nano_usd
 from proxy.types import (
     JSON,
     AnswerKind,
     AnswerSpec,
+    Pick,
     PriorSource,
     Strategy,
     StrategyName,
@@ -38,6 +40,17 @@ _MIN_MASTER_KEY = 16
 _MIN_KEY = 6
 _MAX_N = 1024
 _MAX_COUNT = 10**15
+_MAX_OPTIONS = 256
+_OPTIONS_OF: dict[str, tuple[AnswerKind, ...]] = {
+    "pattern": ("regex",),
+    "path": ("json_path",),
+    "options": ("choice", "label"),
+    "tolerance": ("number",),
+    "ignore": ("auto", "tool_calls", "json"),
+    "per_field": ("auto", "json"),
+    "pick": ("text",),
+}
+"""Options of an answer, and the kinds that they are for."""
 
 
 def _duration(text: str) -> str:
@@ -65,6 +78,16 @@ def _database(url: str) -> str:
     return url
 
 
+def _pattern(text: str) -> str:
+    patterns.pattern(text)
+    return text
+
+
+def _path(text: str) -> str:
+    patterns.path(text)
+    return text
+
+
 Usd = Annotated[Decimal, Field(ge=0, le=10**9, allow_inf_nan=False)]
 Rate = Annotated[Decimal, Field(ge=0, le=1, allow_inf_nan=False)]
 Duration = Annotated[str, AfterValidator(_duration)]
@@ -72,6 +95,9 @@ HttpUrl = Annotated[str, AfterValidator(_http_url)]
 MasterKey = Annotated[str, AfterValidator(_strong)]
 Key = Annotated[str, Field(min_length=_MIN_KEY, pattern=r"^\S+$")]
 Name = Annotated[str, Field(min_length=1, max_length=256)]
+Pattern = Annotated[str, AfterValidator(_pattern)]
+JSONPath = Annotated[str, AfterValidator(_path)]
+Option = Annotated[str, Field(min_length=1, max_length=1_000)]
 
 
 class _Section(BaseModel):
@@ -83,10 +109,50 @@ class AnswerConfig(_Section):
 
     kind: AnswerKind = "auto"
     votable: Votable = "auto"
+    pattern: Pattern | None = Field(
+        default=None, description="for regex: RE2; the answer is its first group, or else all of the last match"
+    )
+    path: JSONPath | None = Field(
+        default=None, description="for json_path: names, indices and [*], as in $.items[0].id"
+    )
+    options: Annotated[tuple[Option, ...], Field(max_length=_MAX_OPTIONS)] = Field(
+        default=(), description="for choice and label: the texts to choose from; none given: those in the prompt"
+    )
+    tolerance: Annotated[float, Field(ge=0, lt=1)] = Field(
+        default=0.0, description="for number: the relative difference up to which two numbers are one answer"
+    )
+    ignore: Annotated[tuple[Option, ...], Field(max_length=_MAX_OPTIONS)] = Field(
+        default=(), description="arguments of tools and fields of JSON that do not count, as in id or user.id"
+    )
+    per_field: bool = Field(
+        default=False, description="every field of a JSON object votes by itself; the result may be no sample's"
+    )
+    pick: Pick = Field(
+        default="none",
+        description="for text: central returns the sample most like the others, universal asks the model for it",
+    )
+
+    @model_validator(mode="after")
+    def _complete(self) -> "AnswerConfig":
+        needed = {"regex": ("pattern", self.pattern), "json_path": ("path", self.path)}
+        name, value = needed.get(self.kind, ("", ""))
+        if value is None:
+            raise ValueError(f"kind: {self.kind} needs a {name}")
+        for option, kinds in _OPTIONS_OF.items():
+            if self.kind not in kinds and getattr(self, option) != type(self).model_fields[option].default:
+                raise ValueError(f"{option} has no effect with kind: {self.kind}; it is for {' and '.join(kinds)}")
+        return self
 
     def spec(self) -> AnswerSpec:
         """The same as a value for the other rooms."""
-        return AnswerSpec(self.kind, self.votable)
+        return AnswerSpec(**dict(self))
+
+
+class AnswerRule(_Section):
+    """What a prompt says of its answers: the first rule that matches counts."""
+
+    match: Pattern = Field(description="RE2, searched for in the texts of the messages, joined by lines")
+    answer: AnswerConfig
 
 
 class LiteLLMParams(BaseModel):
@@ -212,6 +278,7 @@ class ScalingConfig(_Section):
         description="true: the ledger keeps the last user turn's text (8,000 characters), to train a predictor on",
     )
     answer: AnswerConfig = AnswerConfig()
+    answer_rules: tuple[AnswerRule, ...] = ()
 
     @field_validator("mean_samples")
     @classmethod
@@ -257,6 +324,7 @@ class TenantConfig(_Section):
         default=None, description="most samples a request"
     )
     max_cost_usd: Usd | None = Field(default=None, description="most US dollars a request")
+    answer: AnswerConfig | None = None
     blocked: bool = False
 
     def tenant(self) -> Tenant:
@@ -271,6 +339,7 @@ class TenantConfig(_Section):
             strategy=self.strategy,
             max_samples=self.max_samples,
             max_request_nano=None if self.max_cost_usd is None else nano_usd(self.max_cost_usd),
+            answer=None if self.answer is None else self.answer.spec(),
             blocked=self.blocked,
             managed=True,
         )

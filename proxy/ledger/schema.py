@@ -115,6 +115,14 @@ def _m006_questions(db: "Database") -> None:
     )
 
 
+def _m007_answers(db: "Database") -> None:
+    """How a tenant's answers are found, as JSON; and whether a request's answer was right (1, 0), where one told."""
+    db.table("tenants").add_column("answer", str)
+    db.table("requests").add_column("feedback", int)
+    # the condition must stand in a query as it stands here
+    db.execute("CREATE INDEX idx_requests_feedback ON requests (tenant, model, recorded_at) WHERE feedback IS NOT NULL")
+
+
 MIGRATIONS: tuple[Callable[["Database"], None], ...] = (
     _m001_tenants,
     _m002_keys,
@@ -122,6 +130,7 @@ MIGRATIONS: tuple[Callable[["Database"], None], ...] = (
     _m004_draws,
     _m005_requests,
     _m006_questions,
+    _m007_answers,
 )
 
 

@@ -3,13 +3,13 @@
 import json
 import sqlite3
 from collections.abc import Iterator
-from dataclasses import fields, replace
-from typing import TypedDict, Unpack
+from dataclasses import asdict, fields, replace
+from typing import Any, TypedDict, Unpack
 
 from proxy.errors import NotFound, RequestInvalid
 from proxy.ledger.counters import Counters
 from proxy.ledger.store import MAX_INTEGER
-from proxy.types import STRATEGIES, StrategyName, Tenant
+from proxy.types import STRATEGIES, AnswerSpec, StrategyName, Tenant
 from proxy.windows import parse_duration
 
 _FIELDS = [field.name for field in fields(Tenant)]
@@ -28,6 +28,7 @@ class TenantChanges(TypedDict, total=False):
     strategy: StrategyName | None
     max_samples: int | None
     max_request_nano: int | None
+    answer: AnswerSpec | None
 
 
 class Tenants(Counters):
@@ -103,14 +104,21 @@ def tenant_of(row: sqlite3.Row) -> Tenant:
         strategy=row["strategy"],
         max_samples=row["max_samples"],
         max_request_nano=row["max_request_nano"],
+        answer=None if row["answer"] is None else _answer(row["answer"]),
         blocked=bool(row["blocked"]),
         managed=bool(row["managed"]),
     )
 
 
+def _answer(text: str) -> AnswerSpec:
+    fields: dict[str, Any] = json.loads(text)
+    return AnswerSpec(**{name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()})
+
+
 def _values(tenant: Tenant) -> list[object]:
     values = {name: getattr(tenant, name) for name in _FIELDS}
     values["models"] = None if tenant.models is None else json.dumps(tenant.models)
+    values["answer"] = None if tenant.answer is None else json.dumps(asdict(tenant.answer))
     return list(values.values())
 
 
