@@ -111,8 +111,9 @@ def tenant_of(row: sqlite3.Row) -> Tenant:
 
 
 def _answer(text: str) -> AnswerSpec:
-    fields: dict[str, Any] = json.loads(text)
-    return AnswerSpec(**{name: tuple(value) if isinstance(value, list) else value for name, value in fields.items()})
+    stored: dict[str, Any] = json.loads(text)
+    lists: dict[str, Any] = {name: tuple(value) for name, value in stored.items() if isinstance(value, list)}
+    return replace(AnswerSpec(**stored), **lists)
 
 
 def _values(tenant: Tenant) -> list[object]:
