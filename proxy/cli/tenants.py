@@ -1,22 +1,26 @@
 """`tally tenant`: who may spend, and how much."""
 
+import json
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import click
 from click.core import ParameterSource
+from pydantic import ValidationError
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from proxy.cli.books import clear_errors, config_option, moment, open_books, read_books
+from proxy.config import AnswerConfig
 from proxy.errors import NotFound
 from proxy.ledger.reports import TenantSheet, sheets
 from proxy.ledger.store import MAX_INTEGER
 from proxy.ledger.tenants import TenantChanges
 from proxy.money import nano_usd, usd
-from proxy.types import STRATEGIES, StrategyName, Tenant
+from proxy.types import STRATEGIES, AnswerSpec, StrategyName, Tenant
 from proxy.windows import parse_duration
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -56,10 +60,24 @@ def _strategy(text: str) -> StrategyName:
     raise ValueError(f"{text!r} is none of {', '.join(STRATEGIES)}")
 
 
-def _limit(flag: str, field: str, metavar: str, parse: Callable[[str], int | str], what: str) -> Callable[[F], F]:
+def _answer(text: str) -> AnswerSpec:
+    """A kind by its name, or options of `answer` as JSON."""
+    try:
+        options = json.loads(text) if text.startswith("{") else {"kind": text}
+        return AnswerConfig.model_validate(options).spec()
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{text!r} is not JSON: {error.msg}") from None
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        raise ValueError(f"{'.'.join(map(str, first['loc'])) or 'answer'}: {first['msg']}") from None
+
+
+def _limit(
+    flag: str, field: str, metavar: str, parse: Callable[[str], int | str | AnswerSpec], what: str
+) -> Callable[[F], F]:
     """An option for `field` of a tenant, which takes what `parse` (ValueError) reads, or `none` for no limit."""
 
-    def read(_context: click.Context, _option: click.Parameter, value: str | None) -> int | str | None:
+    def read(_context: click.Context, _option: click.Parameter, value: str | None) -> int | str | AnswerSpec | None:
         if value in (None, NO_LIMIT):
             return None
         try:
@@ -79,6 +97,7 @@ _OPTIONS: tuple[Callable[[F], F], ...] = (
     _limit("--strategy", "strategy", "S", _strategy, f"Default strategy: {', '.join(STRATEGIES)}."),
     _limit("--max-samples", "max_samples", "N", _whole(1), "Most samples a request."),
     _limit("--max-request-cost", "max_request_nano", "USD", _dollars, "Most dollars a request."),
+    _limit("--answer", "answer", "KIND", _answer, 'How answers are found: a kind, or JSON: {"kind": "number", ...}.'),
 )
 
 
@@ -212,7 +231,16 @@ def _facts(sheet: TenantSheet) -> list[tuple[str, str]]:
         ("strategy", tenant.strategy or "the server's default"),
         ("samples a request", _number(tenant.max_samples)),
         ("USD a request", _money(tenant.max_request_nano)),
+        ("answers", "as the model or the server has them" if tenant.answer is None else _options(tenant.answer)),
     ]
+
+
+def _options(answer: AnswerSpec) -> str:
+    default = AnswerSpec()
+    values = {field.name: getattr(answer, field.name) for field in fields(answer)}
+    return ", ".join(
+        f"{name} {value}" for name, value in values.items() if name == "kind" or value != getattr(default, name)
+    )
 
 
 def _state(tenant: Tenant) -> str:
