@@ -17,31 +17,40 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from proxy import __version__
+from proxy.answers.workers import Workers
 from proxy.api.chat import ChatEndpoint, Services
+from proxy.api.feedback import FeedbackEndpoint
 from proxy.api.health import HealthEndpoints
 from proxy.api.models import ModelsEndpoint
 from proxy.api.wire import error_response
 from proxy.auth import LOCAL, MASTER, Auth
 from proxy.batcher import Batcher
+from proxy.calibration import Calibrator, Known, read_calibrations
 from proxy.config import Config
 from proxy.core.bank import Banks
 from proxy.core.batch import Batch
-from proxy.core.strategies import SCORED, batch_for
+from proxy.core.strategies import batch_for, scored
 from proxy.drawing import Drawer
 from proxy.engine import Engine
 from proxy.errors import NotFound, RequestInvalid, TallyError
 from proxy.ledger.books import Books
+from proxy.ledger.feedback import recent_outcomes, tell_feedback
 from proxy.ledger.scores import recent_scores
 from proxy.ledger.sqlite import SqliteLedger
 from proxy.ledger.store import wall_clock
 from proxy.metering import Meter
+from proxy.picking import Picker
 from proxy.plan import Planner
 from proxy.predictor import Predictor
 from proxy.predictor.history import HistoryPredictor
 from proxy.relay import Relay
 from proxy.scoring import Scorer
+from proxy.scoring.agreement import AgreementScorer
+from proxy.scoring.embedding import Embedder
 from proxy.scoring.judge import JudgeScorer
 from proxy.scoring.logprobs import LogprobScorer
+from proxy.scoring.reward import RewardScorer
+from proxy.scoring.universal import Universal
 from proxy.telemetry import Metrics
 from proxy.types import Plan, Strategy
 from proxy.upstream import Lane
@@ -59,8 +68,8 @@ _READY_S = 1.0
 class Tally:
     """One server: its ledger is open from construction on, everything else while its application runs.
 
-    `direct` is the lane to OpenAI-compatible servers. Raises ConfigError when the ledger or the predictor's file cannot
-    be opened.
+    `direct` is the lane to OpenAI-compatible servers. Raises ConfigError when the ledger, the predictor's file or the
+    calibration cannot be opened.
     """
 
     def __init__(
@@ -79,6 +88,8 @@ class Tally:
         self._open_to_all = False
         # a file that cannot be read is told before the ledger is locked
         self._predictor = self._predicting()
+        calibration = config.scaling.calibration
+        self._calibrations: Known = {} if calibration is None else read_calibrations(calibration)
         url = config.general_settings.database_url
         self._ledger = SqliteLedger.open(url, clock=wall_clock, prepare=self._adopt)
         # the last to close is the ledger, whatever becomes of the lanes: they may settle until then
@@ -106,21 +117,23 @@ class Tally:
     async def _lifespan(self, app: FastAPI) -> AsyncIterator[None]:
         scaling = self.config.scaling
         meter = Meter(self._ledger, clock=time.monotonic, slice_tokens=scaling.slice_tokens)
-        engine = Engine(Drawer(meter, clock=time.monotonic), self._ledger, clock=time.monotonic)
+        engine = Engine(
+            Drawer(meter, clock=time.monotonic), self._ledger, clock=time.monotonic, picker=self._picker(meter)
+        )
         batcher = Batcher(
             engine,
             self._batches(),
             window_s=scaling.batch_window_ms / 1000,
             max_queries=scaling.batch_max_queries,
         )
-        async with self._closing, batcher:
-            self._route(app, meter, batcher)
+        async with self._closing, Workers(clock=time.monotonic) as algebra, batcher:
+            self._route(app, meter, batcher, algebra)
             # what stands after start-up is not garbage: collecting it again and again costs tail latency
             gc.collect()
             gc.freeze()
             yield
 
-    def _route(self, app: FastAPI, meter: Meter, batcher: Batcher) -> None:
+    def _route(self, app: FastAPI, meter: Meter, batcher: Batcher, algebra: Workers) -> None:
         settings = self.config.general_settings
         auth = Auth(self._ledger, master_key=settings.master_key, open_to_all=self._open_to_all, clock=time.monotonic)
         new_id = _identity
@@ -134,7 +147,8 @@ class Tally:
                 relay=Relay(meter, self._ledger, clock=time.monotonic),
                 scorer=self._scorers(meter),
                 predictor=self._predictor,
-                algebra=None,
+                calibrator=Calibrator(self._outcomes, self._calibrations, clock=time.monotonic),
+                algebra=algebra,
                 metrics=self._metrics,
                 log=structlog.get_logger("tally"),
                 clock=time.monotonic,
@@ -143,10 +157,12 @@ class Tally:
                 number=count().__next__,
             )
         )
+        feedback = FeedbackEndpoint(auth, self._feedback, new_id=new_id)
         models = ModelsEndpoint(auth, self._catalogue, created=int(wall_clock()), new_id=new_id)
         health = HealthEndpoints(self._metrics, self._probe)
         for prefix in ("", "/{strategy}"):
             app.add_route(f"{prefix}/v1/chat/completions", chat.serve, methods=["POST"])
+            app.add_route(f"{prefix}/v1/feedback", feedback.serve, methods=["POST"])
             app.add_route(f"{prefix}/v1/models", models.serve, methods=["GET"])
             app.add_route(f"{prefix}/v1/models/{{model:path}}", models.serve, methods=["GET"])
         app.add_route("/health/liveliness", health.liveliness, methods=["GET"])
@@ -186,10 +202,38 @@ class Tally:
         return lambda tenant, model, strategy: batch_for(strategy, rng, partial(banks.of, (tenant, model, strategy)))
 
     def _scorers(self, meter: Meter) -> Callable[[Plan], Scorer | None]:
-        judge = self.config.scaling.judge_model
-        grader = JudgeScorer(meter, partial(self._catalogue.find, judge), clock=time.monotonic) if judge else None
-        scorer = LogprobScorer(grader)
-        return lambda plan: scorer if plan.strategy.name in SCORED else None
+        scorer = self._scorer(meter)
+        return lambda plan: scorer if scored(plan.strategy) else None
+
+    def _scorer(self, meter: Meter) -> Scorer:
+        settings, clock = self.config.scaling.scorer, time.monotonic
+        model = settings.model or self.config.scaling.judge_model
+        find = partial(self._catalogue.find, model) if model else None
+        if settings.kind == "agreement":
+            return AgreementScorer()
+        if settings.kind == "reward" and find is not None:
+            return RewardScorer(
+                meter,
+                find,
+                clock=clock,
+                api=settings.api,
+                reduce=settings.reduce,
+                activation=settings.activation,
+                separator=settings.separator,
+            )
+        judge = JudgeScorer(meter, find, clock=clock) if find is not None else None
+        if settings.kind == "judge" and judge is not None:
+            return judge
+        return LogprobScorer(judge, confidence=settings.confidence, window=settings.window)
+
+    def _picker(self, meter: Meter) -> Picker:
+        scaling, find, clock = self.config.scaling, self._catalogue.find, time.monotonic
+        named, meant = scaling.universal_model, scaling.embedding_model
+        return Picker(
+            Universal(meter, partial(find, named) if named else None, clock=clock),
+            Embedder(meter, partial(find, meant), clock=clock) if meant else None,
+            clock=clock,
+        )
 
     def _predicting(self) -> Predictor | None:
         scaling = self.config.scaling
@@ -199,6 +243,12 @@ class Tally:
 
             return TrainedPredictor(Model.load(scaling.predictor))
         return HistoryPredictor(self._scores, clock=time.monotonic) if scaling.prior == "history" else None
+
+    async def _outcomes(self, tenant: str, model: str, limit: int) -> list[tuple[float, bool]]:
+        return await self._ledger.run(lambda books: recent_outcomes(books, tenant, model, limit))
+
+    async def _feedback(self, tenant: str, request: str, *, correct: bool) -> bool:
+        return await self._ledger.run(lambda books: tell_feedback(books, tenant, request, correct=correct))
 
     async def _scores(self, tenant: str, model: str, limit: int) -> list[list[float]]:
         return await self._ledger.run(lambda books: recent_scores(books, tenant, model, limit))

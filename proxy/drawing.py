@@ -14,15 +14,17 @@ import stamina
 from proxy.answers import Answer, Groups, Reader, mean_logprob, truncated
 from proxy.conditioning import prompt, said
 from proxy.core.batch import Cancelled, Denied, Draw, Failure, Outcome, Sample
+from proxy.core.calibration import Calibration
 from proxy.core.prior import Prior
-from proxy.core.strategies import SCORED
+from proxy.core.strategies import scored
 from proxy.core.vote import SILENT
 from proxy.errors import TallyError, UpstreamError
 from proxy.metering import Errand, Meter
 from proxy.purse import Purse
 from proxy.scoring import Scorer
 from proxy.scoring.grade import grade
-from proxy.types import JSON, AnswerSpec, Choice, Plan, StrategyName
+from proxy.scoring.logprobs import LogprobScorer
+from proxy.types import JSON, AnswerSpec, Choice, Pick, Plan, StrategyName
 from proxy.upstream.deployment import Deployment
 
 _ATTEMPTS = 3
@@ -61,7 +63,8 @@ class Query:
     """One request in a batch, with what was drawn for it. `started` and `deadline` are on the monotonic clock.
 
     `drawn` is by id of the draw; `places` counts the draws started; `errors` are why draws were lost. `groups` are the
-    answers that count as the same; none given: those that are written alike.
+    answers that count as the same; none given: those that are written alike. `pick` is the id of the draw that was
+    picked where there is no vote, `picked` what picked it (None: nothing was to be picked).
     """
 
     id: int
@@ -73,6 +76,7 @@ class Query:
     deadline: float
     scorer: Scorer | None = None
     prior: Prior | None = None
+    calibration: Calibration | None = None
     overhead: float = 0.0
     groups: Groups = field(default_factory=lambda: Groups(AnswerSpec()))
     reader: Reader = field(init=False)
@@ -82,6 +86,8 @@ class Query:
     cut: bool = False
     head: JSON = field(default_factory=dict)
     errors: list[TallyError] = field(default_factory=list)
+    pick: int | None = None
+    picked: Pick | None = None
 
     def __post_init__(self) -> None:
         self.reader = Reader(self.plan.answer, self.request)
@@ -282,16 +288,18 @@ class Wave:
             self._query.drawn[graded] = replace(self._query.drawn[graded], score=grade(choice))
         answer = None if drawn.truncated else drawn.answer
         label = None if answer is None else self._query.groups.quick(answer)
-        if self._query.scorer is None and (answer is None or label is not None):
+        # what has no ballot is not worth a verifier's price
+        scorer = None if self._kind.step in SILENT else self._query.scorer
+        if scorer is None and (answer is None or label is not None):
             self._out(draw, Sample(draw, label, drawn.score, drawn.choice.tokens))
         else:
-            tasks.create_task(self._judged(draw, drawn, answer, label))
+            tasks.create_task(self._judged(drawn, answer, label, scorer))
 
-    async def _judged(self, draw: int, drawn: Drawn, answer: Answer | None, label: Hashable | None) -> None:
+    async def _judged(self, drawn: Drawn, answer: Answer | None, label: Hashable | None, scorer: Scorer | None) -> None:
         """Tell of a sample once it is known what it is worth, and which others say the same."""
-        query, score = self._query, drawn.score
-        if query.scorer is not None:
-            score = await query.scorer.score(query.purse, query.request, drawn.choice, query.deadline)
+        query, draw, score = self._query, drawn.draw.id, drawn.score
+        if scorer is not None:
+            score = await scorer.score(query.purse, query.request, drawn.choice, query.deadline)
             query.drawn[draw] = replace(drawn, score=score)
         if answer is not None and label is None:
             label = await query.groups.label(answer)
@@ -342,8 +350,7 @@ class Prompt:
         shown = prompt(query.request, draw.step, _texts(query, draw)) if draw.given else None
         self._request = query.request if shown is None or draw.step == "answer" else shown
         self._shown = shown if draw.step == "answer" else None
-        wanted = query.plan.strategy.name in SCORED and query.deployment.gives_logprobs
-        self._logprobs = wanted and "logprobs" not in query.request
+        self._logprobs = _logprobs_wanted(query) if "logprobs" not in query.request else {}
         self._build()
 
     def shows(self, form: Form) -> bool:
@@ -353,7 +360,7 @@ class Prompt:
     @property
     def extras(self) -> bool:
         """Whether there is anything in it that tally itself put in, but for asking for a stream."""
-        return self._shown is not None or self._logprobs
+        return self._shown is not None or bool(self._logprobs)
 
     @property
     def untried_stream(self) -> bool:
@@ -376,7 +383,7 @@ class Prompt:
         """Take out what tally put in, which the deployment refuses; and remember what it would always refuse."""
         if self._logprobs:
             self._query.deployment.gives_logprobs = False
-        self._shown, self._logprobs = None, False
+        self._shown, self._logprobs = None, {}
         self._build()
         self.version += 1
 
@@ -388,7 +395,7 @@ class Prompt:
 
     def _build(self) -> None:
         self._plain = self._body(self._request)
-        self._full = self._body(self._shown or self._request) | ({"logprobs": True} if self._logprobs else {})
+        self._full = self._body(self._shown or self._request) | self._logprobs
 
     def _body(self, request: JSON, *, stream: bool = True) -> JSON:
         query = self._query
@@ -399,6 +406,15 @@ class Prompt:
             body["stream"] = True
             body["stream_options"] = {"include_usage": True}
         return body
+
+
+def _logprobs_wanted(query: Query) -> JSON:
+    """What the draws of a query ask for on behalf of its scores, as far as its deployment gives it."""
+    if not scored(query.plan.strategy) or not query.deployment.gives_logprobs:
+        return {}
+    if query.scorer is None:
+        return {"logprobs": True}
+    return query.scorer.asks if isinstance(query.scorer, LogprobScorer) else {}
 
 
 def _texts(query: Query, draw: Draw) -> list[str]:

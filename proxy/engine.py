@@ -9,10 +9,10 @@ from proxy.answers import votable
 from proxy.core.batch import Batch, Draw, Outcome, Sample
 from proxy.drawing import Drawer, Query, Wave
 from proxy.errors import ClientGone, TallyError
-from proxy.ledger import Ledger
-from proxy.verdict import DEADLINE, GONE, Verdict, failed_row, request_row, verdict
+from proxy.ledger import Ledger, RequestRow
+from proxy.picking import Picker, to_pick
+from proxy.verdict import DEADLINE, GONE, PROSE, Verdict, failed_row, refusal, refused_row, request_row, verdict
 
-PROSE = "prose"
 CONTENT_FILTER = "content filter"
 
 
@@ -59,18 +59,30 @@ Inbox = asyncio.Queue[Event]
 
 
 class Engine:
-    """Runs batches, and writes each request's verdict to the ledger. `clock` is monotonic seconds."""
+    """Runs batches, and writes each request's verdict to the ledger. `clock` is monotonic seconds.
 
-    def __init__(self, drawer: Drawer, ledger: Ledger, *, clock: Callable[[], float]) -> None:
+    Without a `picker` free prose is answered with its first complete sample.
+    """
+
+    def __init__(
+        self, drawer: Drawer, ledger: Ledger, *, clock: Callable[[], float], picker: Picker | None = None
+    ) -> None:
         self._drawer = drawer
         self._ledger = ledger
+        self._picker = picker
         self._clock = clock
 
     async def run(self, batch: Batch, inbox: Inbox) -> None:
         """Run one batch to its end; it ends when it was closed, all were answered and every draw was told."""
         async with asyncio.TaskGroup() as tasks:
             run = _Run(
-                drawer=self._drawer, ledger=self._ledger, clock=self._clock, batch=batch, inbox=inbox, tasks=tasks
+                drawer=self._drawer,
+                ledger=self._ledger,
+                clock=self._clock,
+                picker=self._picker,
+                batch=batch,
+                inbox=inbox,
+                tasks=tasks,
             )
             while True:
                 run.start(batch.ask())
@@ -88,6 +100,7 @@ class _Run:
         drawer: Drawer,
         ledger: Ledger,
         clock: Callable[[], float],
+        picker: Picker | None,
         batch: Batch,
         inbox: Inbox,
         tasks: asyncio.TaskGroup,
@@ -95,6 +108,7 @@ class _Run:
         self._drawer = drawer
         self._ledger = ledger
         self._clock = clock
+        self._picker = picker
         self._batch = batch
         self._inbox = inbox
         self._tasks = tasks
@@ -152,18 +166,36 @@ class _Run:
         if ticket.waves:
             await asyncio.wait(ticket.waves)
         await query.settle()
+        reason = await self._picked(ticket, reason)
         latency_ms = int((self._clock() - query.started) * 1000)
         try:
             found = verdict(query, reason)
         except TallyError as error:
-            self._ledger.record(failed_row(query.plan, query.purse, error, latency_ms))
-            if not ticket.reply.done():
-                ticket.reply.set_exception(error)
+            self._fail(ticket, failed_row(query.plan, query.purse, error, latency_ms), error)
+            return
+        refused = None if reason == GONE else refusal(query.plan, found)
+        if refused is not None:
+            self._fail(ticket, refused_row(query.plan, found, refused, latency_ms), refused)
             return
         status = ClientGone.status if reason == GONE else 200
         self._ledger.record(request_row(query.plan, found, latency_ms, status))
         if not ticket.reply.done():
             ticket.reply.set_result(found)
+
+    def _fail(self, ticket: Ticket, row: RequestRow, error: TallyError) -> None:
+        self._ledger.record(row)
+        if not ticket.reply.done():
+            ticket.reply.set_exception(error)
+
+    async def _picked(self, ticket: Ticket, reason: str | None) -> str | None:
+        """Have a sample of free prose picked while somebody waits for it; the reason, as it is after that."""
+        if self._picker is None or ticket.reply.done() or not to_pick(ticket.query.plan):
+            return reason
+        picking = self._tasks.create_task(self._picker.pick(ticket.query))
+        # nobody pays for the pick of a client that went
+        ticket.reply.add_done_callback(lambda _: picking.cancel())
+        await asyncio.wait([picking])
+        return GONE if ticket.reply.done() else reason
 
     def _stops(self, query: Query, outcome: Outcome) -> str | None:
         """Why a sample just told ends its query, or None."""

@@ -8,6 +8,7 @@
     ├── NotAllowed             403  a good key that may not do this
     ├── NotFound               404  no such path or model
     ├── BudgetExceeded         402  not even one sample can be paid
+    ├── LowConfidence          422  the answer is less sure than the request wants it
     ├── RateLimited            429  too many requests; says when to come back
     ├── ClientGone             499  nobody is left to be answered; the ledger alone hears of it
     ├── LedgerUnavailable      503  the account cannot be kept, so nothing is sold
@@ -110,6 +111,16 @@ class BudgetExceeded(TallyError):
     status = 402
     type = "budget_exceeded"
     code = "budget_exceeded"
+    should_retry = False
+
+
+class LowConfidence(TallyError):
+    """The answer is less sure than the request wants it; what it took is paid. 422, which no SDK retries."""
+
+    status = 422
+    type = "low_confidence"
+    code = "low_confidence"
+    param = "tally.min_confidence"
     should_retry = False
 
 

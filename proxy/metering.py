@@ -1,8 +1,9 @@
 """One upstream call inside a reservation: reserve, send, extend, settle exactly once, whatever happens.
 
-Everything that costs money goes through here: draws, relayed calls, judges.
+Everything that costs money goes through here: draws, relayed calls, judges, reward models, embeddings.
 """
 
+import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from typing import NamedTuple
 
 import orjson
 
-from proxy.errors import UpstreamError, UpstreamMalformed
+from proxy.errors import UpstreamError, UpstreamMalformed, UpstreamTimeout
 from proxy.ledger import Amount, DrawRow, Ledger, Reservation, Settlement
 from proxy.money import Rates
 from proxy.purse import Purse
@@ -25,8 +26,11 @@ UNKNOWN_OUTPUT = 16_384
 """Tokens reserved for a choice that comes in one piece when nobody says how long it can get."""
 
 _GRACE_S = 60.0
+_LEAST_S = 0.001
 _MARGIN = 8
 _FREE = Rates(0, 0)
+_ASIDE = frozenset({"judge", "universal"})
+"""Calls whose completions are no samples: they are paid for, and not in the usage that the client is told."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,9 +83,50 @@ class Meter:
         finally:
             call.settle()
 
+    async def post(
+        self, purse: Purse, deployment: Deployment, path: str, body: JSON, errand: Errand, *, deadline: float
+    ) -> JSON | None:
+        """One plain POST that generates nothing (see `Lane.post`): its reply, or None where the budget has no room.
+
+        Its prompt is reserved, at most so many tokens as it has bytes, and what the server's `usage` tells is charged,
+        at the deployment's input rate; the reservation where it tells nothing. Holds one of the deployment's places.
+        Raises UpstreamError, LedgerUnavailable, and RequestInvalid where a limit in money meets an unknown price.
+        """
+        purse.check_price(deployment)
+        try:
+            async with asyncio.timeout(max(0.0, deadline - self._clock())) as waiting, deployment.slot():
+                # from here on the call keeps its own time, and knows whether it was sent
+                waiting.reschedule(None)
+                return await self._post(purse, deployment, path, body, errand=errand, deadline=deadline)
+        except TimeoutError:
+            raise UpstreamTimeout("no place was free before the deadline", sent=False) from None
+
+    async def _post(
+        self, purse: Purse, deployment: Deployment, path: str, body: JSON, *, errand: Errand, deadline: float
+    ) -> JSON | None:
+        call = MeteredCall(
+            ledger=self._ledger,
+            clock=self._clock,
+            purse=purse,
+            deployment=deployment,
+            body=body,
+            errand=errand,
+            slice_tokens=0,
+            generates=False,
+        )
+        await call.reserve(1, deadline - self._clock() + _GRACE_S)
+        try:
+            left = max(_LEAST_S, deadline - self._clock())
+            return await call.post(path, min(deployment.timeout, left)) if call.granted else None
+        finally:
+            call.settle()
+
 
 class MeteredCall:
-    """One call. Read it with `choices()`, `payloads()` or `complete()`, once."""
+    """One call. Read it with `choices()`, `payloads()`, `complete()` or `post()`, once.
+
+    `generates` false: nothing is generated, so that there is only a prompt to pay for.
+    """
 
     def __init__(
         self,
@@ -93,6 +138,7 @@ class MeteredCall:
         body: JSON,
         errand: Errand,
         slice_tokens: int,
+        generates: bool = True,
     ) -> None:
         self.attempt = f"{purse.account.request}.{next(purse.attempts)}"
         self.granted = 0
@@ -105,7 +151,8 @@ class MeteredCall:
         self._body = body
         self._errand = errand
         self._rates = deployment.rates or _FREE
-        self._bound = output_bound(body, deployment)
+        self._generates = generates
+        self._bound = output_bound(body, deployment) if generates else 0
         self._prompt = prompt_bound(body)
         whole = not body.get("stream") or deployment.hidden_reasoning
         worst = self._bound if self._bound is not None else UNKNOWN_OUTPUT
@@ -165,6 +212,20 @@ class MeteredCall:
         self._ended = True
         return raw, finished
 
+    async def post(self, path: str, timeout: float) -> JSON:
+        """The whole reply of a plain POST to `path`."""
+        self._sent = True
+        try:
+            raw = await self._deployment.lane.post(self._deployment.endpoint, path, self._body, timeout)
+            payload = self._parsed(raw)
+        except UpstreamError as error:
+            self._failed(error)
+            raise
+        usage = payload.get("usage")
+        self.assembled.usage = {"prompt_tokens": _prompt_of(usage)} if isinstance(usage, dict) else None
+        self._ended = True
+        return payload
+
     async def payloads(self, timeout: float) -> AsyncGenerator[Chunk, None]:
         """Each chunk of a streamed call as it came.
 
@@ -204,7 +265,7 @@ class MeteredCall:
         rows = self._rows(usage)
         self._purse.held -= self._held.nano
         nano = sum(row.cost_nano for row in rows)
-        drawn = self._errand.purpose != "judge" and self.assembled.finished > 0
+        drawn = self._errand.purpose not in _ASIDE and self.assembled.finished > 0
         self._purse.pay(usage, nano, drawn=drawn, bound=self._prompt)
         self._ledger.settle(Settlement(self.attempt, self._purse.account, rows))
 
@@ -279,7 +340,7 @@ class MeteredCall:
     def _usage(self) -> Usage:
         streamed = bool(self._body.get("stream"))
         usage = billed(self.assembled, self._deployment, self.granted, self._bound) if self._ended else None
-        if usage is not None:
+        if usage is not None and (usage.prompt or self._generates):
             share = self._deployment.prompt_share
             self._deployment.prompt_share = max(share, min(1.0, usage.prompt / self._prompt))
             return usage
@@ -287,7 +348,7 @@ class MeteredCall:
             return Usage()
         if self._status == "ok" and not self._ended:
             self._status = "cancelled"
-        hidden = self._deployment.hidden_reasoning or (not streamed and not self._ended)
+        hidden = self._deployment.hidden_reasoning or (not streamed and not self._ended) or not self._generates
         if hidden or self._status == "lost":
             return Usage(self._prompt, self._output, estimated=True)
         counted = sum(self._share(index) for index in range(self.granted))
@@ -342,6 +403,11 @@ def _split(total: int, weights: list[int]) -> list[int]:
         parts.append(total * seen // whole - given)
         given += parts[-1]
     return parts
+
+
+def _prompt_of(usage: JSON) -> object:
+    """A prompt's tokens in the usage of a call that generates nothing; some servers tell the sum alone."""
+    return usage.get("prompt_tokens") or usage.get("total_tokens")
 
 
 def _parse(raw: bytes) -> JSON:

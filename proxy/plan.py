@@ -4,11 +4,12 @@ from dataclasses import dataclass, replace
 from decimal import Decimal
 
 from proxy.answers import declared, prompt_text
+from proxy.answers.central import picks
 from proxy.config import Config
 from proxy.errors import NotAllowed, RequestInvalid
 from proxy.money import nano_usd
 from proxy.patterns import pattern
-from proxy.types import JSON, AnswerSpec, LowConfidence, Plan, Strategy, StrategyName, Tenant
+from proxy.types import JSON, AnswerSpec, LowConfidence, Plan, Strategy, StrategyName, Tenant, VerdictRule
 from proxy.upstream.catalogue import Catalogue
 
 _UNSCALED = ("store", "prediction", "web_search_options")
@@ -16,6 +17,10 @@ _UNSCALED = ("store", "prediction", "web_search_options")
 
 _BY_SAMPLES = frozenset({"self_consistency", "best_of_n", "adaptive"})
 """Strategies for which `samples` counts: 1 is one sample. All others draw up to `max_samples`."""
+
+_UNCOUNTED = "no votes to adapt to"
+_FIXED = frozenset({"off", "self_consistency", "best_of_n"})
+"""Strategies that do not look at votes while they draw. Where texts are chosen from there are none to look at."""
 
 _COLD = 0.1
 """Up to this temperature samples would be alike (some clients send 0.1 for 0)."""
@@ -30,6 +35,7 @@ class Wish:
     max_samples: int | None = None
     max_cost_usd: Decimal | None = None
     answer: AnswerSpec | None = None
+    verdict: VerdictRule | None = None
     show: bool = False
     detail: bool = False
     min_confidence: float | None = None
@@ -49,7 +55,8 @@ class Planner:
     def plan(self, request: JSON, wish: Wish, tenant: Tenant) -> Plan:
         """The plan for `request`.
 
-        Raises NotAllowed for a model off the tenant's list, RequestInvalid for an `n` over a cap.
+        Raises NotAllowed for a model off the tenant's list, RequestInvalid for an `n` over a cap, and where an answer
+        is to be refused below a confidence that it cannot have.
         """
         model = request["model"]
         if tenant.models is not None and model not in tenant.models:
@@ -59,10 +66,14 @@ class Planner:
         _check_choices(request, wish, tenant)
         answer = wish.answer or tenant.answer or self._ruled(request) or self._catalogue.answer(model) or self._answer
         name = wish.strategy or tenant.strategy or self._catalogue.strategy(model) or self._default.name
-        strategy = self._capped(name, wish, tenant)
+        blind = picks(answer) and name not in _FIXED
+        strategy = self._capped("self_consistency" if blind else name, wish, tenant)
         reason = None if name == "off" else _unscalable(request, strategy, answer)
         if reason is not None:
             strategy = self._capped("off", wish, tenant)
+        elif blind:
+            reason = _UNCOUNTED
+        _check_confidence(wish, strategy, answer, reason)
         costs = [cost for cost in (_nano(wish.max_cost_usd), tenant.max_request_nano) if cost is not None]
         return Plan(
             tenant=tenant,
@@ -71,7 +82,7 @@ class Planner:
             answer=answer,
             max_request_nano=min(costs) if costs else None,
             reason=reason,
-            probe=strategy.name != "off" and wish.strategy is None and not declared(answer, request),
+            probe=strategy.name != "off" and wish.strategy is None and not (declared(answer, request) or picks(answer)),
             stream=bool(request.get("stream")),
             include_usage=bool((request.get("stream_options") or {}).get("include_usage")),
             show_tally=wish.show or name != "off",
@@ -92,7 +103,8 @@ class Planner:
         caps = [cap for cap in (wish.max_samples, tenant.max_samples) if cap is not None]
         most = min([self._default.max_samples, *caps])
         samples = min(wish.samples or self._default.samples, most)
-        return replace(self._default, name=name, samples=samples, max_samples=most)
+        verdict = wish.verdict or self._default.verdict
+        return replace(self._default, name=name, samples=samples, max_samples=most, verdict=verdict)
 
 
 def _check_choices(request: JSON, wish: Wish, tenant: Tenant) -> None:
@@ -100,6 +112,21 @@ def _check_choices(request: JSON, wish: Wish, tenant: Tenant) -> None:
     caps = [cap for cap in (wish.max_samples, tenant.max_samples) if cap is not None]
     if caps and (request.get("n") or 1) > min(caps):
         raise RequestInvalid(f"n: at most {min(caps)} samples are allowed.", param="n", code="invalid_value")
+
+
+def _check_confidence(wish: Wish, strategy: Strategy, answer: AnswerSpec, reason: str | None) -> None:
+    """An answer may be refused only where it can have a confidence. Raises RequestInvalid where it cannot."""
+    if wish.low_confidence != "refuse":
+        return
+    why = None
+    if wish.min_confidence is None:
+        why = "low_confidence: refuse needs a min_confidence"
+    elif strategy.name == "off":
+        why = f"only an answer that was voted on has a confidence, and this request is not scaled ({reason or 'off'})"
+    elif answer.kind == "text":
+        why = "only an answer that was voted on has a confidence, and texts are not"
+    if why is not None:
+        raise RequestInvalid(f"tally.min_confidence: {why}.", param="tally.min_confidence", code="no_confidence")
 
 
 def _nano(usd: Decimal | None) -> int | None:
@@ -113,7 +140,7 @@ def _unscalable(request: JSON, strategy: Strategy, answer: AnswerSpec) -> str | 
     checks = {
         f"temperature {temperature}": temperature is not None and temperature <= _COLD,
         "n > 1": (request.get("n") or 1) > 1,
-        "not votable": answer.votable == "never" or answer.kind == "text",
+        "not votable": answer.votable == "never" or (answer.kind == "text" and not picks(answer)),
         "one sample": most == 1,
         **{name: request.get(name) not in (None, False) for name in _UNSCALED},
         "audio": request.get("audio") is not None or "audio" in (request.get("modalities") or ()),

@@ -44,6 +44,12 @@ Votable = Literal["auto", "always", "never"]
 Pick = Literal["none", "central", "universal"]
 LowConfidence = Literal["mark", "refuse"]
 
+ScorerKind = Literal["logprobs", "judge", "reward", "agreement"]
+Confidence = Literal["mean", "lowest_group"]
+RewardApi = Literal["score", "classify", "pooling"]
+Reduction = Literal["mean", "min", "last", "product"]
+Activation = Literal["auto", "none", "sigmoid"]
+
 
 @dataclass(frozen=True, slots=True)
 class AnswerSpec:

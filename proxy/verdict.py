@@ -2,23 +2,26 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from proxy.answers import Candidate, question, winner
+from proxy.answers import Candidate, Composed, kin, question, winner
 from proxy.core.batch import BUDGET
+from proxy.core.mode import chance_of_mode
 from proxy.core.strategies import rule_for
 from proxy.core.vote import Ballot as Vote
 from proxy.core.vote import Votes, admitted, poll, voices
 from proxy.drawing import Drawn, Query
-from proxy.errors import BudgetExceeded, ClientGone, TallyError, UpstreamError, UpstreamTimeout
+from proxy.errors import BudgetExceeded, ClientGone, LowConfidence, TallyError, UpstreamError, UpstreamTimeout
 from proxy.ledger import Ballot, RequestRow
 from proxy.money import usd
 from proxy.purse import Purse
-from proxy.types import JSON, Choice, Plan, Strategy
+from proxy.scoring.agreement import AgreementScorer, agreement
+from proxy.types import JSON, Choice, Pick, Plan, Strategy
 
 UNVOTED = "no votes"
 DEADLINE = "deadline"
 GONE = "client gone"
+PROSE = "prose"
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +30,11 @@ class Verdict:
 
     `first_answer` is what one sample would have said; `confidence` in [0, 1], None where nothing was voted on.
     `head` is the provider's own id, created, model and the like; `draws` is every sample, where the request asks.
-    `question` is what was asked, where it may be stored.
+    `question` is what was asked, where it may be stored. `said` is the answer where its fields voted for themselves;
+    `composed`: no sample has all of it. `picked` is what chose one of several texts ("none": the
+    first complete one was taken), None where texts were not to be chosen from.
+    `chance_right` is what the query's calibration makes of the confidence, None where it has none; `low_confidence`
+    whether that, or else the confidence, misses what the request asks for, None where it asks for nothing.
     """
 
     strategy: str
@@ -45,11 +52,16 @@ class Verdict:
     ballots: tuple[Ballot, ...]
     draws: tuple[JSON, ...] | None = None
     question: str | None = None
+    said: str | None = None
+    composed: bool = False
+    picked: Pick | None = None
+    chance_right: float | None = None
+    low_confidence: bool | None = None
 
     @property
     def answer(self) -> str | None:
         """The winning answer, or None when every sample abstained."""
-        return self.votes[0][0] if self.votes else None
+        return self.said or (self.votes[0][0] if self.votes else None)
 
     @property
     def usage(self) -> JSON:
@@ -72,6 +84,8 @@ class Verdict:
             "votes": [{"answer": answer, "count": count} for answer, count in self.votes],
             "answer": self.answer,
             "confidence": self.confidence,
+            "chance_right": self.chance_right,
+            **({} if self.low_confidence is None else {"low_confidence": self.low_confidence}),
             "winner": self.winner,
             "first_answer": self.first_answer,
             "cost_usd": float(usd(self.purse.spent)),
@@ -81,6 +95,8 @@ class Verdict:
                 "estimated": paid.estimated,
             },
             "reason": self.reason,
+            **({"composed": True} if self.composed else {}),
+            **({} if self.picked is None else {"picked": self.picked}),
             **({} if self.draws is None else {"draws": list(self.draws)}),
         }
 
@@ -91,22 +107,28 @@ def verdict(query: Query, reason: str | None) -> Verdict:
     if not samples:
         raise failure(query.errors, reason)
     labels = _labels(samples)
-    votes, place = _vote(samples, labels, query.plan.strategy)
+    if isinstance(query.scorer, AgreementScorer):
+        samples = [replace(sample, score=score) for sample, score in zip(samples, agreement(labels), strict=True)]
+    votes, candidates = _vote(samples, labels, query.plan.strategy)
+    returned = _returned(query, samples, candidates, votes.leader)
     texts = _texts(samples)
     scaled = query.plan.strategy.name != "off"
+    voted = None if returned.made else candidates[returned.place].label
+    confidence = _confidence(votes, voted) if scaled and reason != PROSE else None
+    chance_right = None if confidence is None or query.calibration is None else query.calibration.chance(confidence)
     return Verdict(
         strategy=query.plan.strategy.name,
-        choice=samples[place].choice,
-        winner=place,
+        choice=returned.choice,
+        winner=returned.place,
         samples=len(samples),
         abstained=votes.abstained,
         rounds=query.rounds,
         votes=tuple((texts[label], count) for label, count in votes.counts),
-        confidence=votes.confidence if scaled else None,
+        confidence=confidence,
         first_answer=samples[0].answer.text if samples[0].answer else None,
         reason=reason
         or (BUDGET if query.cut else query.plan.reason)
-        or (None if votes.counts or not scaled else UNVOTED),
+        or (None if votes.counts or query.picked or not scaled else UNVOTED),
         purse=query.purse,
         head=query.head,
         ballots=tuple(
@@ -117,6 +139,28 @@ def verdict(query: Query, reason: str | None) -> Verdict:
         if query.plan.detail
         else None,
         question=question(query.request) if query.plan.store_question else None,
+        said=_said(query, returned.choice) if query.plan.answer.per_field else None,
+        composed=returned.made,
+        picked=query.picked,
+        chance_right=chance_right,
+        low_confidence=_low(query.plan, confidence if chance_right is None else chance_right),
+    )
+
+
+def refusal(plan: Plan, found: Verdict) -> LowConfidence | None:
+    """The error to answer with in place of an answer that is less sure than its request will have, or None."""
+    if not found.low_confidence or plan.low_confidence != "refuse":
+        return None
+    if found.confidence is None:
+        return LowConfidence(
+            f"The answer has no confidence, for it had no votes; the request asks for {plan.min_confidence}."
+        )
+    if found.chance_right is None:
+        return LowConfidence(
+            f"The answer's confidence is {found.confidence:.4f}; the request asks for {plan.min_confidence}."
+        )
+    return LowConfidence(
+        f"The answer's chance of being right is {found.chance_right:.4f}; the request asks for {plan.min_confidence}."
     )
 
 
@@ -157,6 +201,11 @@ def request_row(plan: Plan, found: Verdict, latency_ms: int, status: int = 200) 
     )
 
 
+def refused_row(plan: Plan, found: Verdict, error: LowConfidence, latency_ms: int) -> RequestRow:
+    """The ledger's line about a request whose answer was found, and refused."""
+    return replace(request_row(plan, found, latency_ms, error.status), reason=error.code)
+
+
 def failed_row(plan: Plan, purse: Purse, error: TallyError, latency_ms: int) -> RequestRow:
     """The ledger's line about a request that was not answered."""
     return RequestRow(
@@ -177,6 +226,17 @@ def failed_row(plan: Plan, purse: Purse, error: TallyError, latency_ms: int) -> 
     )
 
 
+def _confidence(votes: Votes, label: object) -> float | None:
+    """How sure it is that the label returned is the mode; None where it has no votes: it abstained, or was composed."""
+    place = next((place for place, (voted, _) in enumerate(votes.counts) if voted == label), None)
+    return None if place is None else chance_of_mode([count for _, count in votes.counts], place)
+
+
+def _low(plan: Plan, sure: float | None) -> bool | None:
+    """Whether an answer misses what its request asks for; one that nobody voted on does. None: it asks for nothing."""
+    return None if plan.min_confidence is None else sure is None or sure < plan.min_confidence
+
+
 def _labels(samples: Sequence[Drawn]) -> list[object]:
     """What each sample says. Truncated samples say nothing while any other sample has a label."""
     whole = [None if sample.truncated or sample.answer is None else sample.answer.label for sample in samples]
@@ -185,13 +245,13 @@ def _labels(samples: Sequence[Drawn]) -> list[object]:
     return [None if sample.answer is None else sample.answer.label for sample in samples]
 
 
-def _vote(samples: Sequence[Drawn], labels: Sequence[object], strategy: Strategy) -> tuple[Votes, int]:
-    """The votes, and the place of the sample that speaks for their leader."""
+def _vote(samples: Sequence[Drawn], labels: Sequence[object], strategy: Strategy) -> tuple[Votes, list[Candidate]]:
+    """The votes, and the samples as they stand for their labels."""
     voting = voices([sample.draw for sample in samples], labels)
     rule = rule_for(strategy)
     # what may not vote may not win either: without a label it is passed over, and last where nobody has one
     cast = [
-        Vote(label if votes else None, sample.score, sample.choice.tokens, conditioned=bool(sample.draw.given))
+        Vote(label if votes else None, sample.score, sample.choice.tokens, bool(sample.draw.given), kin(label))
         for sample, label, votes in zip(samples, labels, voting, strict=True)
     ]
     ballots = admitted(cast, rule)
@@ -199,7 +259,33 @@ def _vote(samples: Sequence[Drawn], labels: Sequence[object], strategy: Strategy
     candidates = [
         _candidate(sample, ballot.label, heard) for sample, ballot, heard in zip(samples, ballots, voting, strict=True)
     ]
-    return votes, winner(candidates, votes.leader)
+    return votes, candidates
+
+
+def _returned(query: Query, samples: Sequence[Drawn], candidates: Sequence[Candidate], leader: object) -> Composed:
+    """What is returned: what was picked, or what the fields voted for, or the sample that speaks for the leader."""
+    picked = next((place for place, sample in enumerate(samples) if sample.draw.id == query.pick), None)
+    if picked is None and query.plan.answer.per_field and _is_json(leader):
+        composed = query.reader.compose(
+            [
+                sample.choice if _is_json(candidate.label) and not candidate.truncated else None
+                for sample, candidate in zip(samples, candidates, strict=True)
+            ],
+            lambda places: places[winner([replace(candidates[place], label=leader) for place in places], leader)],
+        )
+        if composed is not None:
+            return composed
+    place = winner(candidates, leader) if picked is None else picked
+    return Composed(place, samples[place].choice, made=False)
+
+
+def _is_json(label: object) -> bool:
+    return isinstance(label, tuple) and label[0] == "json"
+
+
+def _said(query: Query, choice: Choice) -> str | None:
+    answer = query.reader.read(choice)
+    return None if answer is None else answer.text
 
 
 def _candidate(sample: Drawn, label: object, votes: bool) -> Candidate:
@@ -209,6 +295,7 @@ def _candidate(sample: Drawn, label: object, votes: bool) -> Candidate:
         score=sample.score,
         mean_logprob=sample.mean_logprob,
         length=len(sample.choice.content),
+        bare=sample.answer is None or sample.answer.bare,
     )
 
 

@@ -18,7 +18,7 @@ import anyio
 import uvicorn
 
 from tests.fake.call import Call, Meter
-from tests.fake.script import Content, Drop, Fault, InOrder, Malformed, Reply, Script, Scripted, Turns
+from tests.fake.script import Content, Drop, Fault, InOrder, Malformed, Plain, Reply, Script, Scripted, Turns
 from tests.fake.serving import FakeApp
 from tests.fake.tokens import count_prompt, tokenize
 
@@ -31,6 +31,7 @@ __all__ = [
     "InOrder",
     "Malformed",
     "Meter",
+    "Plain",
     "Reply",
     "Script",
     "Scripted",

@@ -82,8 +82,9 @@ def test_the_tally_object_of_a_vote(stage: Stage) -> None:
     assert [vote["answer"] for vote in tally["votes"]] == ["42", "41", "7"]
     assert all(vote.keys() == {"answer", "count"} for vote in tally["votes"])
     assert (tally["answer"], tally["first_answer"]) == ("42", "41")
-    # 1 - I_1/2(6, 3): the chance of at most 5 heads in 8 throws, by hand
-    assert tally["confidence"] == pytest.approx(219 / 256)
+    # P(G6 > G3 and G6 > G2) of independent gammas of these shapes, by hand
+    assert tally["confidence"] == pytest.approx(1373867 / 6**8)
+    assert tally["chance_right"] is None
     assert tally["winner"] in {1, 2, 3, 5, 6}
     assert tally["cost_usd"] == pytest.approx(stage.cost_nano / 1e9)
     assert isinstance(tally["cost_usd"], float)

@@ -5,7 +5,7 @@ import pytest
 
 from proxy.core.bank import Bank
 from proxy.core.batch import Sample
-from proxy.core.strategies import batch_for, rule_for
+from proxy.core.strategies import batch_for, rule_for, scored
 from proxy.core.vote import Rule
 from proxy.types import STRATEGIES, Strategy, StrategyName
 
@@ -94,12 +94,16 @@ def test_batches_that_are_given_the_same_bank_share_it_and_without_one_each_has_
 @pytest.mark.parametrize("name", STRATEGIES)
 def test_samples_vote_by_majority_but_for_scores_and_grades_and_what_is_configured(name: StrategyName) -> None:
     assert rule_for(Strategy(name)).by == {"best_of_n": "best", "sp3": "weighted"}.get(name, "majority")
-    assert rule_for(Strategy(name, verdict="best")).by == {
-        "best_of_n": "best",
-        "sp3": "weighted",
-        "optscale": "best",
-    }.get(name, "majority")
+    assert rule_for(Strategy(name, verdict="weighted")).by == {"best_of_n": "best"}.get(name, "weighted")
+    assert rule_for(Strategy(name, verdict="best")).by == "best"
     assert rule_for(Strategy(name, votes="conditioned")).conditioned == (name == "dynscaling")
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_samples_are_scored_where_a_strategy_or_its_vote_looks_at_scores(name: StrategyName) -> None:
+    assert scored(Strategy(name)) == (name in {"optscale", "best_of_n"})
+    # one sample wins anyway, and sp3 grades by itself
+    assert scored(Strategy(name, verdict="weighted")) == (name not in {"off", "sp3"})
 
 
 def test_a_plain_vote_asks_for_no_scores_and_no_conditioning() -> None:

@@ -1,10 +1,14 @@
+from collections import Counter
+from itertools import groupby
+from typing import Literal
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import betainc
 
 from proxy.core.batch import Draw, Step
-from proxy.core.vote import Ballot, Rule, confidence, plurality, poll, voices
+from proxy.core.vote import Ballot, Rule, Votes, confidence, plurality, poll, voices
 
 labels = st.lists(st.sampled_from(["a", "b", "c", None]), max_size=12)
 
@@ -139,3 +143,60 @@ def test_each_chain_with_a_label_has_exactly_one_voice_that_says_something(data:
     for chain in range(len(lengths)):
         labelled = [number for number, other in enumerate(order) if other == chain and said[number] is not None]
         assert [number for number in labelled if voting[number]] == labelled[-1:]
+
+
+# classes of labels ---------------------------------------------------------------------------------------------------
+
+
+def kindred(*said: str, by: Literal["majority", "weighted", "best"] = "majority", **scores: float) -> Votes:
+    """A poll of labels such as `call/add/1`, whose kin is what stands before the last slash, part by part."""
+    ballots = [Ballot(each, scores.get(each.rpartition("/")[2]), kin=tuple(each.split("/")[:-1])) for each in said]
+    return poll(ballots, Rule(by=by))
+
+
+def test_the_coarsest_class_is_voted_on_first() -> None:
+    refused = ["refusal/no"] * 4
+    answers = [f"answer/said/{number}" for number in range(5)]
+    votes = kindred(*refused, *answers)
+    assert votes.leader == "answer/said/0"
+    assert votes.counts[-1] == ("refusal/no", 4)
+    assert kindred(*["refusal/no"] * 7, "answer/said/0").leader == "refusal/no"
+
+
+def test_then_the_next_class_and_last_the_label() -> None:
+    votes = kindred("answer/said/x", "answer/said/x", "answer/call/add/1", "answer/call/add/2", "answer/call/sub/3")
+    assert [label for label, _ in votes.counts] == [
+        "answer/call/add/1",
+        "answer/call/add/2",
+        "answer/call/sub/3",
+        "answer/said/x",
+    ]
+
+
+def test_a_tie_of_classes_goes_to_the_one_that_came_first() -> None:
+    assert kindred("b/1", "a/2", "a/2", "b/3").leader == "b/1"
+    assert kindred("a/2", "b/1", "b/3", "a/2").leader == "a/2"
+
+
+def test_scores_weigh_for_classes_as_they_do_for_labels() -> None:
+    assert kindred("a/x", "a/y", "b/z", by="weighted", x=0.2, y=0.2, z=0.5).leader == "b/z"
+    assert kindred("a/x", "a/y", "b/z", by="weighted", x=0.2, y=0.4, z=0.5).leader == "a/y"
+    assert kindred("a/x", "a/y", "b/z", by="best", x=0.2, y=0.4, z=0.5).leader == "b/z"
+
+
+@given(st.lists(st.tuples(st.sampled_from("ab"), st.sampled_from("cd"), st.sampled_from("123")), min_size=1))
+def test_the_leader_is_of_the_largest_class_at_every_level(said: list[tuple[str, str, str]]) -> None:
+    votes = poll([Ballot(each, kin=each[:2]) for each in said], Rule())
+    assert votes.leader in said
+    assert isinstance(votes.leader, tuple)
+    for level in range(3):
+        inside = [each for each in said if each[:level] == votes.leader[:level]]
+        sizes = Counter(each[: level + 1] for each in inside)
+        most = max(sizes.values())
+        assert votes.leader[: level + 1] == next(
+            each[: level + 1] for each in inside if sizes[each[: level + 1]] == most
+        )
+    assert dict(votes.counts) == Counter(said)
+    assert [label for label, _ in groupby(label[:2] for label, _ in votes.counts if isinstance(label, tuple))] == list(
+        dict.fromkeys(label[:2] for label, _ in votes.counts if isinstance(label, tuple))
+    )

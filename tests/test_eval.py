@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
+from proxy.calibration import read_calibrations
 from proxy.cli import main
 from proxy.evaluation.plot import can_plot
 from proxy.evaluation.record import Record
@@ -364,6 +365,72 @@ def test_what_a_page_quotes_is_escaped() -> None:
     text = page(Report(Setup(model=evil, questions="", instruction=evil), 1, [], [(evil, 2)], None))
     assert "<script" not in text
     assert text.count("&lt;script&gt;") == 5
+
+
+def forty(folder: Path) -> Scripted:
+    """Forty questions whose answer is 1: twenty are answered by 3 to 1, half of them right, twenty by all, 15 right."""
+    write(folder, [{"id": str(n), "question": f"Item {n:02}?", "gold": "1"} for n in range(40)])
+    right, wrong = "\\boxed{1}", "\\boxed{2}"
+    says = {0: [right] * 4, 1: [right, right, wrong, right], 2: [wrong, right, wrong, wrong], 3: [wrong] * 4}
+    return Scripted({f"Item {n:02}": says[0] if n % 8 == 3 else says[n % 4] for n in range(40)})
+
+
+def test_confidences_are_told_beside_what_was_right_and_teach_a_calibration(
+    stage: Stage, evaluate: Evaluate, folder: Path
+) -> None:
+    stage.says(forty(folder))
+    result = evaluate("--strategies", "off,self_consistency")
+    assert result.exit_code == 0, result.output
+    assert [line["confidence"] for line in kept(folder) if line["strategy"] == "off"] == [None] * 40
+    assert re.search(
+        r"self_consistency +80-90 % +20 +81\.2 % +50\.0 % +29\.9-70\.1 +-31\.2 points *\n"
+        r" +95-99 % +20 +96\.9 % +75\.0 % +53\.1-88\.8 +-21\.9 points *\n"
+        r" +all +40 +89\.1 % +62\.5 % +47\.0-75\.8 +26\.6 points",
+        result.stdout,
+    ), result.stdout
+    page = (folder / "out" / "report.html").read_text()
+    assert "<td>-31.2 points</td>" in page
+    assert "<td>26.6 points</td>" in page
+    known = read_calibrations(folder / "out" / "calibration.json")
+    assert list(known) == [("small", "self_consistency")]
+    found = known["small", "self_consistency"]
+    assert found.outcomes == 40
+    assert 0.5 < found.chance(0.8125) < found.chance(0.96875) < 0.75
+    # fewer questions tell less, and take nothing back
+    assert "calibration.json: name it" in evaluate("--strategies", "self_consistency", "--limit", "3").stdout
+    assert read_calibrations(folder / "out" / "calibration.json") == known
+
+
+def test_a_calibration_of_its_own_makes_no_other_evaluation(folder: Path) -> None:
+    with FakeUpstream(forty(folder)) as upstream:
+        words = ["eval", "--model", "small", "--questions", str(folder / "questions.jsonl"), "--samples", "4"]
+        words += ["--strategies", "self_consistency", "--out", str(folder / "out"), "--config"]
+        first, second = folder / "first.json", folder / "second.json"
+        first.write_text(json.dumps(configuration(upstream.base_url, folder)))
+        calibrated = {"calibration": str(folder / "out" / "calibration.json")}
+        second.write_text(json.dumps(configuration(upstream.base_url, folder, scaling=calibrated)))
+        assert CliRunner().invoke(main, [*words, str(first)]).exit_code == 0
+        assert len(upstream.calls) == 40
+        again = CliRunner().invoke(main, [*words, str(second)])
+        assert again.exit_code == 0, again.output
+        assert len(upstream.calls) == 40
+
+
+def test_answers_kept_before_confidences_were_still_count(stage: Stage, evaluate: Evaluate, folder: Path) -> None:
+    stage.says(script())
+    shown = evaluate("--strategies", "self_consistency").stdout
+    assert "No calibration.json: it takes 30 answers" in shown
+    path = folder / "out" / "results.jsonl"
+    old = [{name: value for name, value in line.items() if name != "confidence"} for line in kept(folder)]
+    path.write_text("".join(json.dumps(line) + "\n" for line in old))
+    stage.says("never asked")
+    again = evaluate("--strategies", "self_consistency")
+    assert again.exit_code == 0, again.output
+    assert stage.calls == []
+    assert cells(again, "self_consistency")[1] == "3"
+    assert "off by" not in again.stdout
+    assert "calibration.json" not in again.stdout
+    assert "Reliability" not in (folder / "out" / "report.html").read_text()
 
 
 def test_a_reply_tells_its_draws_only_where_it_is_asked(stage: Stage) -> None:

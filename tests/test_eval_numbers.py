@@ -11,6 +11,7 @@ from scipy.stats import binomtest
 from proxy.evaluation.asking import Failed, Result, shared
 from proxy.evaluation.chart import chart
 from proxy.evaluation.questions import grade
+from proxy.evaluation.reliability import calibrations, reliability
 from proxy.evaluation.stats import quantile, sign_test, wilson
 from proxy.evaluation.summary import Paired, summarise
 from proxy.types import AnswerKind, Choice
@@ -128,3 +129,50 @@ def test_every_point_and_tick_is_inside_the_axes(rows: list[tuple[int, int]]) ->
         assert all(-1e-9 <= axis.place(value) <= 1 + 1e-9 for value, _ in axis.ticks)
         assert len({text for _, text in axis.ticks}) == len(axis.ticks)
     assert found.x.title == ("cost of 1,000 questions, USD" if any(cost for _, cost in rows) else "tokens a question")
+
+
+def judged(*outcomes: tuple[float | None, bool], served: str = "adaptive") -> list[Result]:
+    return [
+        result(str(place), "adaptive", correct=correct, confidence=confidence, served=served)
+        for place, (confidence, correct) in enumerate(outcomes)
+    ]
+
+
+def test_bins_hold_their_lower_edge_and_the_last_one_both() -> None:
+    found = reliability(
+        "adaptive", judged((0.5, True), (0.59, False), (0.6, True), (0.99, True), (1.0, True), (0.0, False))
+    )
+    assert found is not None
+    assert [(each.low, each.high, each.questions, each.right) for each in found.bins] == [
+        (0.0, 0.5, 1, 0),
+        (0.5, 0.6, 2, 1),
+        (0.6, 0.7, 1, 1),
+        (0.99, 1.0, 2, 2),
+    ]
+    assert (found.whole.questions, found.whole.right) == (6, 4)
+
+
+@given(st.lists(st.tuples(st.floats(0, 1), st.booleans()), min_size=1, max_size=60))
+def test_every_answer_is_in_one_bin_and_the_error_is_the_mean_distance(outcomes: list[tuple[float, bool]]) -> None:
+    found = reliability("adaptive", judged(*outcomes))
+    assert found is not None
+    assert sum(each.questions for each in found.bins) == len(outcomes) == found.whole.questions
+    assert sum(each.right for each in found.bins) == found.whole.right
+    assert abs(found.whole.gap) - 1e-9 <= found.error <= 1
+    assert found.error == pytest.approx(
+        sum(abs(each.right - each.confidence * each.questions) for each in found.bins) / len(outcomes)
+    )
+
+
+def test_answers_that_were_not_voted_on_have_no_reliability() -> None:
+    assert reliability("adaptive", judged((None, True), (None, False))) is None
+    found = reliability("adaptive", judged((None, True), (0.7, False)))
+    assert found is not None
+    assert found.whole.questions == 1
+
+
+def test_answers_teach_of_the_strategy_that_served_them() -> None:
+    outcomes: list[tuple[float | None, bool]] = [(0.8, place % 2 == 0) for place in range(30)]
+    assert list(calibrations("small", judged(*outcomes))) == [("small", "adaptive")]
+    assert list(calibrations("small", judged(*outcomes, served="pets"))) == [("small", "pets")]
+    assert calibrations("small", judged(*outcomes[1:])) == {}

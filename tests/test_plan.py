@@ -1,16 +1,16 @@
 """The plan of a request, from its wish, its tenant and the configuration."""
 
 from decimal import Decimal
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.config import parse_config
-from proxy.errors import NotAllowed, RequestInvalid
+from proxy.errors import ConfigError, NotAllowed, RequestInvalid
 from proxy.plan import Planner, Wish
-from proxy.types import STRATEGIES, AnswerKind, AnswerSpec, StrategyName, Tenant, Votable
+from proxy.types import STRATEGIES, AnswerKind, AnswerSpec, Pick, StrategyName, Tenant, Votable
 from proxy.upstream.catalogue import Catalogue
 from proxy.upstream.direct import DirectLane
 from proxy.upstream.prices import PriceMap
@@ -31,7 +31,12 @@ PLANNER = planner(samples=8, max_samples=32)
 names = st.sampled_from(STRATEGIES) | st.none()
 samples = st.integers(1, 1024) | st.none()
 nano = st.integers(0, 10**12)
-specs = st.builds(AnswerSpec, st.sampled_from(get_args(AnswerKind)), st.sampled_from(get_args(Votable)))
+specs = st.builds(
+    AnswerSpec,
+    st.sampled_from(get_args(AnswerKind)),
+    st.sampled_from(get_args(Votable)),
+    pick=st.sampled_from(get_args(Pick)),
+)
 wishes = st.builds(
     Wish,
     strategy=names,
@@ -63,7 +68,8 @@ def test_no_wish_passes_a_cap_and_no_text_matters(wish: Wish, tenant: Tenant, te
     if wish.max_cost_usd is not None:
         assert plan.max_request_nano is not None
         assert plan.max_request_nano <= wish.max_cost_usd * 10**9
-    assert plan.strategy.name in {"off", wish.strategy or tenant.strategy or "adaptive"}
+    wanted = wish.strategy or tenant.strategy or "adaptive"
+    assert plan.strategy.name in {"off", "self_consistency" if plan.reason == "no votes to adapt to" else wanted}
     assert not (plan.probe and wish.strategy)
 
 
@@ -121,3 +127,48 @@ def test_a_clients_own_n_is_held_to_the_same_cap(wish: Wish, tenant: Tenant) -> 
     assert PLANNER.plan({**ASK, "n": 2}, wish, tenant).reason == "n > 1"
     with pytest.raises(RequestInvalid, match="at most 2"):
         PLANNER.plan({**ASK, "n": 3}, wish, tenant)
+
+
+@pytest.mark.parametrize("pick", ["central", "universal"])
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_texts_to_be_picked_from_are_drawn_at_once_whatever_adapts_to_votes(
+    strategy: StrategyName, pick: Literal["central", "universal"]
+) -> None:
+    wish = Wish(strategy=strategy, samples=5, answer=AnswerSpec("text", pick=pick))
+    plan = PLANNER.plan(ASK, wish, Tenant("acme"))
+    fixed = {"off", "self_consistency", "best_of_n"}
+    assert plan.strategy.name == (strategy if strategy in fixed else "self_consistency")
+    assert plan.reason == (None if strategy in fixed else "no votes to adapt to")
+    assert plan.strategy.samples == 5
+    assert not plan.probe
+
+
+@pytest.mark.parametrize(
+    ("request_", "answer", "reason"),
+    [
+        ({}, AnswerSpec("text"), "not votable"),
+        ({}, AnswerSpec("text", "never", pick="central"), "not votable"),
+        ({"temperature": 0}, AnswerSpec("text", pick="central"), "temperature 0"),
+        ({"n": 2}, AnswerSpec("text", pick="central"), "n > 1"),
+        ({"store": True}, AnswerSpec("text", pick="universal"), "store"),
+    ],
+)
+def test_prose_is_scaled_only_to_be_picked_from_and_only_where_samples_differ(
+    request_: dict[str, Any], answer: AnswerSpec, reason: str
+) -> None:
+    plan = PLANNER.plan({**ASK, **request_}, Wish(answer=answer), Tenant("acme"))
+    assert (plan.strategy.name, plan.reason, plan.probe) == ("off", reason, False)
+
+
+def test_texts_that_are_picked_from_need_no_strategy_of_their_own_and_no_probe() -> None:
+    made = planner(answer={"kind": "text", "pick": "central"}, samples=6, max_samples=4)
+    plan = made.plan(ASK, Wish(), Tenant("acme"))
+    assert (plan.strategy.name, plan.strategy.samples, plan.probe) == ("self_consistency", 4, False)
+    assert made.plan(ASK, Wish(samples=1), Tenant("acme")).reason == "one sample"
+
+
+@pytest.mark.parametrize("name", ["universal_model", "embedding_model"])
+def test_a_model_that_picks_or_embeds_must_be_one_of_the_models(name: str) -> None:
+    unknown: dict[str, Any] = {name: "nobody"}
+    with pytest.raises(ConfigError, match=f"scaling.{name}: 'nobody' is not in model_list"):
+        planner(**unknown)

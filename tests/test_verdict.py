@@ -1,5 +1,6 @@
 """What is decided about a request: winner, votes, usage, and the error where there is nothing to decide."""
 
+import json
 from dataclasses import replace
 
 import pytest
@@ -17,7 +18,7 @@ from proxy.errors import (
     UpstreamTimeout,
 )
 from proxy.purse import Purse
-from proxy.types import Account, Choice, Plan, Strategy, StrategyName, Tenant, Usage
+from proxy.types import JSON, Account, AnswerSpec, Choice, Plan, Strategy, StrategyName, Tenant, Usage
 from proxy.upstream import Endpoint
 from proxy.upstream.deployment import Deployment
 from proxy.upstream.direct import DirectLane
@@ -220,3 +221,101 @@ def test_best_of_n_returns_the_best_scored_sample_where_there_is_nothing_to_vote
     prose = "It was a bright cold day in April, and the clocks were striking thirteen. " * 6
     made = scored(query(prose, f"{prose}…", prose, strategy="best_of_n"), 0.2, 0.9, 0.8)
     assert verdict(made, None).winner == 2
+
+
+# data and tools ------------------------------------------------------------------------------------------------------
+
+TOOLS = {"tools": [{"type": "function", "function": {"name": name}} for name in ("add", "sub")]}
+SCHEMA = {
+    "type": "object",
+    "properties": {"n": {"type": "integer", "minimum": 0}, "s": {"type": "string"}},
+    "required": ["n"],
+    "additionalProperties": False,
+}
+ASKED = {"response_format": {"type": "json_schema", "json_schema": {"name": "it", "schema": SCHEMA}}}
+PROSE = "It was a bright cold day in April, and the clocks were striking thirteen. " * 6
+
+
+def answered(request: JSON, *messages: JSON | str, answer: AnswerSpec | None = None) -> Query:
+    """A query for `request` with samples that say these; texts that end in "…" were cut."""
+    made = query()
+    plan = replace(made.plan, answer=answer or AnswerSpec())
+    made = Query(1, plan, made.request | request, made.deployment, made.purse, 0.0, 1.0)
+    for place, message in enumerate(messages):
+        text = message if isinstance(message, str) else None
+        body = message if isinstance(message, dict) else {"content": str(text).removesuffix("…")}
+        finish = "length" if text is not None and text.endswith("…") else "stop"
+        made.keep(Draw(place, 1), place, f"r1.0:{place}", Choice(0, {"role": "assistant", **body}, finish))
+    return made
+
+
+def calls(*made: tuple[str, str]) -> JSON:
+    return {"content": None, "tool_calls": [{"function": {"name": name, "arguments": given}} for name, given in made]}
+
+
+def test_text_wins_against_calls_that_together_are_fewer() -> None:
+    found = verdict(
+        answered(TOOLS, calls(("add", "{}")), PROSE, calls(("add", "{}")), f"{PROSE}So?", "It is 42."), None
+    )
+    assert found.choice.content == PROSE
+    assert [count for _, count in found.votes] == [2, 1, 2]
+    assert found.votes[-1][0] == "add({})"
+
+
+def test_calls_of_one_tool_stay_together_before_their_arguments_are_looked_at() -> None:
+    said = [calls(("sub", "{}")), calls(("add", '{"a":1}')), calls(("sub", "{}")), calls(("add", '{"a":2}'))]
+    found = verdict(answered(TOOLS, *said, calls(("add", '{"a":3}')), PROSE), None)
+    assert (found.winner, found.answer) == (1, 'add({"a":1})')
+
+
+@pytest.mark.parametrize(("answers", "refusals", "refuses"), [(5, 4, False), (1, 7, True)])
+def test_whether_to_refuse_is_decided_before_what_to_answer(answers: int, refusals: int, refuses: bool) -> None:
+    said = [f"Answer: {number}" for number in range(answers)]
+    found = verdict(answered({}, *["I'm sorry, but I can't help with that."] * refusals, *said), None)
+    assert found.choice.content.startswith("I'm sorry") is refuses
+    assert found.winner == (0 if refuses else refusals)
+
+
+def test_of_equals_one_that_a_client_can_parse_is_returned() -> None:
+    wrapped = '```json\n{"n": 1}\n```'
+    found = verdict(answered(ASKED, wrapped, wrapped, '{"n": 1}', '{"n": 2}'), None)
+    assert (found.winner, found.votes[0][1]) == (2, 3)
+
+
+def test_where_no_sample_fits_the_first_complete_one_is_returned_with_the_reason() -> None:
+    found = verdict(answered(ASKED, '{"n": -1…', '{"n": -1}', '{"n": -1}'), None)
+    assert (found.winner, found.answer, found.reason, found.abstained) == (1, None, "no votes", 3)
+
+
+documents = st.one_of(
+    st.builds(lambda n, s: json.dumps({"n": n, "s": s}), st.integers(-1, 2), st.sampled_from(["x", "y", 1])),
+    st.sampled_from(["", "42", '{"n": 1, "m": 2}', '{"n": 1', '{"n": 1}…', '```json\n{"n": 1}\n```', PROSE]),
+)
+
+
+@given(st.lists(documents, min_size=1, max_size=8), st.booleans())
+def test_what_is_returned_fits_the_schema_whenever_any_sample_does(said: list[str], per_field: bool) -> None:
+    made = answered(ASKED, *said, answer=AnswerSpec(per_field=per_field))
+    fits = [made.reader.read(sample.choice) is not None for sample in made.in_order()]
+    whole = [fit and not sample.truncated for fit, sample in zip(fits, made.in_order(), strict=True)]
+    found = verdict(made, None)
+    assert (made.reader.read(found.choice) is not None) is any(fits)
+    assert (found.choice.finish_reason == "stop") or not any(whole)
+
+
+def test_where_fields_vote_the_answer_is_what_they_say() -> None:
+    said = ['{"n": 1, "s": "a"}', '{"n": 1, "s": "b"}', '{"n": 2, "s": "b"}']
+    found = verdict(answered(ASKED, *said, answer=AnswerSpec(per_field=True)), None)
+    assert (found.winner, found.answer, found.composed) == (1, said[1], False)
+    assert "composed" not in found.tally()
+    said = ['{"n": 1, "s": "a"}', '{"n": 2, "s": "b"}', '{"n": 1}', '{"n": 3, "s": "b"}']
+    found = verdict(answered(ASKED, *said, answer=AnswerSpec(per_field=True)), None)
+    assert (found.answer, found.tally()["composed"]) == ('{"n": 1, "s": "b"}', True)
+    assert found.choice.content == '{"n": 1, "s": "b"}'
+    assert [answer for answer, _ in found.votes] == said
+
+
+def test_refusals_that_are_most_are_not_composed_over() -> None:
+    refusal = "I'm sorry, but I can't help with that."
+    found = verdict(answered(ASKED, '{"n": 1}', refusal, refusal, answer=AnswerSpec(per_field=True)), None)
+    assert (found.winner, found.composed) == (1, False)

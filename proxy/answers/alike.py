@@ -1,11 +1,44 @@
 """Whether two answers count as the same, as far as that can be told at once."""
 
+from fractions import Fraction
+
+from proxy.answers import units
 from proxy.answers.answer import Answer
 from proxy.types import AnswerSpec
 
 
-def alike(one: Answer, other: Answer, spec: AnswerSpec) -> bool | None:  # noqa: ARG001 - tolerances come here
-    """Whether two answers count as the same under `spec`; None where only algebra can tell. Symmetric."""
+def alike(one: Answer, other: Answer, spec: AnswerSpec) -> bool | None:
+    """Whether two answers count as the same under `spec`; None where only algebra can tell. Symmetric, never raises.
+
+    Quantities are, with one value in one unit, or where one of the two has no unit and its number is as the other's is
+    written: `5 km` is `5000 m` and `5`, not `5 m`. Values may differ by `spec.tolerance` of the larger. Two plain
+    numbers are never left to algebra: 1/3 is not 0.333333.
+    """
     if one.label == other.label:
         return True
-    return None if one.formula is not None and other.formula is not None else False
+    first, second = one.label, other.label
+    if not isinstance(first, tuple) or not isinstance(second, tuple):
+        return False
+    if first[:1] == second[:1] == ("quantity",):
+        return _same_quantity(first, second, spec.tolerance)
+    if one.formula is None or other.formula is None or first[:1] == second[:1] == ("number",):
+        return False
+    return None
+
+
+def _same_quantity(one: tuple[object, ...], other: tuple[object, ...], tolerance: float) -> bool:
+    _, value, unit, written = one
+    _, other_value, other_unit, other_written = other
+    if isinstance(unit, str) and isinstance(other_unit, str):
+        return units.same(unit, other_unit) and _near(value, other_value, tolerance)
+    return _near(written, other_written, tolerance)
+
+
+def _near(one: object, other: object, tolerance: float) -> bool:
+    if not isinstance(one, str) or not isinstance(other, str):
+        return False
+    if one == other or not tolerance:
+        return one == other
+    first, second = Fraction(one), Fraction(other)
+    # as the setting is written: 0.1 is a tenth here, not the float beside it
+    return abs(first - second) <= Fraction(str(tolerance)) * max(abs(first), abs(second))

@@ -26,9 +26,10 @@ _MARKER = re.compile(
 )
 _EMPHASISED = re.compile(r"[ \t]*\*\*([^*\n]{1,200})\*\*")
 _END = re.compile(
-    r"(?<!\b[A-Z])(?<!\b[A-Z][a-z])[.!?](?=[\s*_\"'\u201d)\]]|$)|[\n;]"
-    r"|,[ \t]+(?:as|so|which|where|but|and)\b|,?[ \t]+(?:because|since)\b"
+    r"(?<!\b[A-Z])(?<!\b[A-Z][a-z])(?<!\\)[.!?](?=[\s*_\"'\u201d)\]]|$)|[\n;]"
+    r"|,[ \t]+(?:as|so|which|where|but|and)\b|,?[ \t]+(?:because|since|altogether|overall|in (?:total|all))\b"
 )
+_WORDY = re.compile(r"[^\W\d_]{2}")
 _HASHES = re.compile(r"(?<!#)####(?!#)[ \t]*([^\n]{1,1000})")
 _BARE_BOX = re.compile(r"[ \t]*([-+]?[\w.]{1,50})")
 _DIGIT_WINDOW = 4_000
@@ -142,7 +143,8 @@ def _phrase(rest: str) -> str | None:
         return match[1].strip()
     end = _END.search(line)
     phrase = (line if end is None else line[: end.start()]).strip()
-    return phrase if len(phrase.split()) <= _MAX_WORDS or "\\" in phrase else None
+    short = len(phrase.split()) <= _MAX_WORDS
+    return phrase if short or "\\" in phrase or not _WORDY.search(phrase) else None
 
 
 def _with_unit(piece: str) -> Label | None:

@@ -39,7 +39,7 @@ _SYMBOLS = {
 _COMMAND = re.compile(r"\\[a-zA-Z]+")
 _BOLD = re.compile(r"(?<![\w)*])(\*\*|__)(?=\S)([^*_\n]{1,200})\1(?![\w(*])")
 _CODE = re.compile(r"`{1,3}([^`\n]{1,200})`{1,3}")
-_SPACING = re.compile(r"\\[,;:!> ]|~|(?<=\d)\{,\}(?=\d)")
+_SPACING = re.compile(r"(?<=,)\\! (?=\d)|\\[,;:!> ]|~|(?<=\d)\{,\}(?=\d)")
 _DELIMITERS = re.compile(r"\\[()\[\]]|\$")
 _FRACTION_WORD = re.compile(r"\\[dtc]frac(?![a-zA-Z])")
 _MIXED_FRACTION = re.compile(r"(?<=\d)\s*(?=\\frac)")
@@ -86,7 +86,7 @@ def _unlatex(text: str) -> str:
 
 
 def _space(match: re.Match[str]) -> str:
-    return "" if match[0] in {r"\!", r"\,", r"\;", r"\:", r"\>"} else "," if "," in match[0] else " "
+    return "" if match[0] in {r"\! ", r"\!", r"\,", r"\;", r"\:", r"\>"} else "," if "," in match[0] else " "
 
 
 def _exponent(match: re.Match[str]) -> str:

@@ -5,6 +5,7 @@ from proxy.types import JSON
 LONGEST = 8_000
 
 _MOST = 100_000
+_ASKED = 20_000
 
 
 def question(request: JSON) -> str:
@@ -12,14 +13,27 @@ def question(request: JSON) -> str:
 
     Images, files and sounds are left out.
     """
-    turns = [turn for turn in request["messages"] if isinstance(turn, dict) and turn.get("role") == "user"]
-    return _text(turns[-1])[:LONGEST] if turns else ""
+    return _last(request)[:LONGEST]
+
+
+def asked(request: JSON) -> str:
+    """The last user turn's text, as in `question`, but its last 20,000 characters: where its options stand."""
+    return _last(request)[-_ASKED:]
 
 
 def prompt_text(request: JSON) -> str:
     """The texts of all turns, whoever's, joined by lines; at most 100,000 characters of the beginning and the end."""
-    text = "\n".join(_text(turn) for turn in request["messages"] if isinstance(turn, dict))
+    text = "\n".join(_text(turn) for turn in _turns(request))
     return text if len(text) <= _MOST else f"{text[: _MOST // 2]}\n{text[-_MOST // 2 :]}"
+
+
+def _last(request: JSON) -> str:
+    return next((_text(turn) for turn in reversed(_turns(request)) if turn.get("role") == "user"), "")
+
+
+def _turns(request: JSON) -> list[JSON]:
+    turns = request.get("messages")
+    return [turn for turn in turns if isinstance(turn, dict)] if isinstance(turns, list) else []
 
 
 def _text(turn: JSON) -> str:

@@ -1,14 +1,17 @@
 """Reading a choice: its answer, or nothing, which abstains."""
 
+from collections.abc import Callable, Sequence
 from functools import cached_property
 
-from proxy.answers.answer import REFUSAL, Answer, shown
+from proxy.answers.answer import REFUSAL, SAID, Answer, shown
+from proxy.answers.compose import Composed, compose
 from proxy.answers.messages import refused, visible_text
-from proxy.answers.structured import Documents, has_tool_calls, response_format
+from proxy.answers.structured import Calling, Documents, calling, has_tool_calls, response_format
 from proxy.answers.texts import Texts, refusal_in
 from proxy.types import JSON, AnswerSpec, Choice
 
 _DATA = frozenset({"json", "json_path"})
+_CALLS = frozenset({"auto", "tool_calls"})
 
 
 class Reader:
@@ -28,15 +31,36 @@ class Reader:
             return Answer(REFUSAL, shown(said) if isinstance(said, str) and said else "(filtered)", marked=False)
         if has_tool_calls(choice.message):
             return self._documents.calls(choice.message)
-        if kind in _DATA or (kind == "auto" and response_format(self._request) is not None):
-            return self._documents.json(choice) or refusal_in(visible_text(choice))
-        if kind == "tool_calls":
-            return refusal_in(visible_text(choice))
-        return self._texts.read(visible_text(choice))
+        text = visible_text(choice)
+        if kind in _DATA or (kind == "auto" and self._wants_json):
+            found = self._documents.json(choice) or refusal_in(text)
+        elif self._wants_json and self._documents.json(choice) is None:
+            # whatever else is looked for in it, a client could not parse it
+            found = refusal_in(text)
+        elif kind == "tool_calls" or (kind == "auto" and self._calling == "must"):
+            found = refusal_in(text)
+        else:
+            found = self._texts.read(text)
+        if found is None and text and kind in _CALLS and self._calling == "may":
+            return Answer(SAID, shown(text), marked=False)
+        return found
+
+    def compose(self, choices: Sequence[Choice | None], best: Callable[[Sequence[int]], int]) -> Composed | None:
+        """What to return where every field votes for itself: see `proxy.answers.compose.compose`."""
+        return compose(choices, self._documents, best)
 
     @cached_property
     def _documents(self) -> Documents:
         return Documents(self._spec, self._request)
+
+    @cached_property
+    def _calling(self) -> Calling:
+        # where the request asks for JSON, a text that is none is no answer
+        return "never" if self._wants_json else calling(self._request)
+
+    @cached_property
+    def _wants_json(self) -> bool:
+        return response_format(self._request) is not None
 
     @cached_property
     def _texts(self) -> Texts:

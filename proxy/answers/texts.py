@@ -1,16 +1,22 @@
 """Answers that are texts: pointed out by the reply, or found where its kind would stand."""
 
 import re
-from collections.abc import Callable
+from functools import cached_property
 
 from proxy.answers.answer import LONGEST_SHOWN, REFUSAL, Answer, shown
 from proxy.answers.canonical import Label, canonical, expression
-from proxy.answers.canonical import choice as choice_letter
+from proxy.answers.choosing import fallen_choice, fallen_label, pointed_choice, pointed_label
+from proxy.answers.code import code_label, last_block
 from proxy.answers.dates import last_date
-from proxy.answers.extract import Found, last_choice, last_number, lists_choices, marked, only_choice
+from proxy.answers.extract import Found, last_number, lists_choices, marked, only_choice
+from proxy.answers.formulas import formula
 from proxy.answers.messages import sounds_refusing
+from proxy.answers.options import Options, lettered, listed, themselves
 from proxy.answers.plain import plain
-from proxy.types import JSON, AnswerKind, AnswerSpec
+from proxy.answers.quantities import last_quantity, quantity, without_unit
+from proxy.answers.question import asked
+from proxy.patterns import Match, Pattern, last_match, pattern
+from proxy.types import JSON, AnswerSpec
 
 _SHORT_WORDS = 40
 _LABEL_WORDS = 8
@@ -25,7 +31,7 @@ _NO_ANSWERS = frozenset(
 
 
 class Texts:
-    """Reads the replies to one request as texts of one kind."""
+    """Reads the replies to one request as texts of one kind. What that takes is prepared on first use."""
 
     def __init__(self, spec: AnswerSpec, request: JSON) -> None:
         self._spec = spec
@@ -33,7 +39,84 @@ class Texts:
 
     def read(self, text: str) -> Answer | None:
         """The answer in a reply's visible text, or None, which abstains. Never raises."""
-        return _read_text(text, self._spec.kind)
+        if self._spec.kind == "regex":
+            return self._matched(text)
+        if self._spec.kind == "code":
+            return _code(text)
+        found = self._pointed_out(text)
+        if found is not None:
+            return self._answer(found, text, pointed=True)
+        # only now: "I cannot give a closed form, but the answer is 2" is no refusal
+        refusal = refusal_in(text)
+        if refusal is not None:
+            return refusal
+        found, pointed = self._fallback(text)
+        return None if found is None else self._answer(found, text, pointed=pointed)
+
+    def _pointed_out(self, text: str) -> Found | None:
+        for phrase in marked(text):
+            found = self._narrowed(phrase)
+            if found is not None:
+                return found
+        return None
+
+    def _narrowed(self, phrase: str) -> Found | None:
+        kind = self._spec.kind
+        if kind == "choice":
+            return pointed_choice(phrase, self._options)
+        if kind == "number":
+            return quantity(phrase)
+        if kind == "label" and self._options:
+            return pointed_label(phrase, self._options)
+        label = canonical(phrase)
+        if kind == "math" and label is not None and label[0] == "text":
+            return _unitless(phrase) or (phrase, label)
+        return None if label is None else (phrase, label)
+
+    def _fallback(self, text: str) -> tuple[Found | None, bool]:
+        """What a text without a marker says, and whether it counts as pointed out all the same."""
+        kind = self._spec.kind
+        if kind == "choice":
+            return fallen_choice(text, self._options, short=is_short(text))
+        if kind == "number":
+            return last_quantity(text), False
+        if kind == "math":
+            whole = _unitless(text) if is_short(text) else None
+            return whole or _formula(text) or last_number(text, strict=False) or _whole(text), False
+        if kind == "label":
+            return (fallen_label(text, self._options) if self._options else _label(text)), False
+        return _auto(text)
+
+    def _answer(self, found: Found, text: str, *, pointed: bool) -> Answer | None:
+        said, label = found
+        kind = self._spec.kind
+        # a configured option is an answer even where it says that there is none
+        if says_nothing(label) and not (kind == "label" and self._options):
+            return None
+        if kind != "auto":
+            return Answer(label, shown(said), pointed, formula(said, label) if kind == "math" else None)
+        option = self._options.named(label) or self._options.named(canonical(text if is_short(text) else said))
+        if option is not None:
+            return Answer(option, shown(said), pointed)
+        return Answer(label, shown(said), pointed, formula(said, label))
+
+    def _matched(self, text: str) -> Answer | None:
+        match = None if self._pattern is None else last_match(self._pattern, text)
+        if match is None or self._pattern is None:
+            return refusal_in(text)
+        said = _group(match, self._pattern).strip()
+        label = canonical(said)
+        return None if label is None or says_nothing(label) else Answer(label, shown(said), marked=True)
+
+    @cached_property
+    def _pattern(self) -> Pattern | None:
+        return None if self._spec.pattern is None else pattern(self._spec.pattern)
+
+    @cached_property
+    def _options(self) -> Options:
+        if self._spec.kind == "label":
+            return themselves(self._spec.options)
+        return lettered(self._spec.options or listed(asked(self._request)))
 
 
 def says_nothing(label: Label) -> bool:
@@ -49,43 +132,28 @@ def is_short(text: str) -> bool:
     return len(text) <= 2_000 and len(text.split(maxsplit=_SHORT_WORDS)) <= _SHORT_WORDS
 
 
-def _read_text(text: str, kind: AnswerKind) -> Answer | None:
-    found = _pointed_out(text, kind)
-    if found is not None:
-        return None if says_nothing(found[1]) else Answer(found[1], shown(found[0]), marked=True)
-    # only now: "I cannot give a closed form, but the answer is 2" is no refusal
-    refusal = refusal_in(text)
-    if refusal is not None:
-        return refusal
-    found, pointed = _FALLBACKS[kind](text)
-    return None if found is None or says_nothing(found[1]) else Answer(found[1], shown(found[0]), marked=pointed)
-
-
 def refusal_in(text: str) -> Answer | None:
     """The refusal that a short reply begins with, or None."""
     return Answer(REFUSAL, shown(text), marked=False) if sounds_refusing(text) else None
 
 
-def _pointed_out(text: str, kind: AnswerKind) -> Found | None:
-    for phrase in marked(text):
-        found = _narrowed(phrase, kind)
-        if found is not None:
-            return found
-    return None
+def _code(text: str) -> Answer | None:
+    block = last_block(text)
+    if block is None:
+        refusal = refusal_in(text)
+        said = canonical(text)
+        if refusal is not None or said is None or says_nothing(said):
+            return refusal
+    code = text if block is None else block
+    label = code_label(code)
+    return None if label is None else Answer(label, shown(code), marked=block is not None)
 
 
-def _narrowed(phrase: str, kind: AnswerKind) -> Found | None:
-    if kind == "choice":
-        letter = choice_letter(plain(phrase).strip("*_ ."))
-        return last_choice(phrase) if letter is None else (phrase, ("text", letter))
-    label = canonical(phrase)
-    if kind == "number" and (label is None or label[0] not in {"number", "percent"}):
-        return last_number(phrase, strict=False)
-    return None if label is None else (phrase, label)
-
-
-Fallback = Callable[[str], tuple[Found | None, bool]]
-"""Reads a text without a marker: what was found, and whether it counts as pointed out."""
+def _group(match: Match, of: Pattern) -> str:
+    """What a pattern's match is read as: its group `answer`, else its first group, else all of it."""
+    if "answer" in of.groupindex:
+        return match.group("answer") or ""
+    return (match.group(1) if of.groups else match.group()) or ""
 
 
 def _auto(text: str) -> tuple[Found | None, bool]:
@@ -99,40 +167,23 @@ def _auto(text: str) -> tuple[Found | None, bool]:
     ), False
 
 
-def _choice(text: str) -> tuple[Found | None, bool]:
-    letter = only_choice(text) if is_short(text) and not lists_choices(text) else None
-    return (last_choice(text), False) if letter is None else (letter, True)
-
-
-def _number(text: str) -> tuple[Found | None, bool]:
-    return last_number(text, strict=False), False
-
-
-def _math(text: str) -> tuple[Found | None, bool]:
-    return _formula(text) or last_number(text, strict=False) or _whole(text), False
-
-
-def _label(text: str) -> tuple[Found | None, bool]:
+def _label(text: str) -> Found | None:
     whole = _whole(text)
     if whole is not None:
-        return whole, False
+        return whole
     line = text.rpartition("\n")[2]
     label = canonical(line) if len(line.split(maxsplit=_LINE_WORDS)) <= _LINE_WORDS else None
-    return (None if label is None else (line, label)), False
-
-
-_FALLBACKS: dict[AnswerKind, Fallback] = {
-    "auto": _auto,
-    "choice": _choice,
-    "number": _number,
-    "math": _math,
-    "label": _label,
-}
+    return None if label is None else (line, label)
 
 
 def _yes_no(text: str) -> Found | None:
     match = _YES_NO.match(text)
     return None if match is None else (match[1], ("text", match[1].lower()))
+
+
+def _unitless(text: str) -> Found | None:
+    value = without_unit(text)
+    return None if value is None else (text, ("number", value))
 
 
 def _formula(text: str) -> Found | None:

@@ -10,13 +10,13 @@ from proxy.types import JSON, AnswerSpec, Choice
 def declared(spec: AnswerSpec, request: JSON) -> bool:
     """Whether the request alone says that its replies can be voted on, so that no probing draw is needed.
 
-    It does by configuration (`votable: always`, a kind other than auto and text), by asking for JSON, and by forcing a
-    tool call.
+    It does by configuration (`votable: always`, a kind other than auto and text, a text of which one is to be picked),
+    by asking for JSON, and by forcing a tool call.
     """
     if spec.votable != "auto":
         return spec.votable == "always"
     if spec.kind != "auto":
-        return spec.kind != "text"
+        return spec.kind != "text" or spec.pick != "none"
     return response_format(request) is not None or _forces_tool(request)
 
 
@@ -28,7 +28,7 @@ def votable(choice: Choice, answer: Answer | None, spec: AnswerSpec, request: JS
     if spec.votable != "auto":
         return spec.votable == "always"
     if spec.kind == "text":
-        return False
+        return spec.pick != "none"
     if declared(spec, request):
         return True
     if answer is None:

@@ -8,21 +8,25 @@ from statistics import median
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A finished sample. `score` is the verifier's, `mean_logprob` its tokens' mean, `length` any measure."""
+    """A finished sample. `score` is the verifier's, `mean_logprob` its tokens' mean, `length` any measure.
+
+    `bare`: its content is the answer as it stands, with nothing around it that a client would stumble over.
+    """
 
     label: Hashable | None
     truncated: bool = False
     score: float | None = None
     mean_logprob: float | None = None
     length: int = 0
+    bare: bool = True
 
 
 def winner(samples: Sequence[Candidate], label: Hashable | None) -> int:
     """The index in `samples` of the one to return for the winning `label` (None: all abstained).
 
-    In order: complete before truncated, best score, highest mean log-probability, length nearest the median of those
-    left, earliest. Without a label the complete sample with the best score, the first of equals; none complete: the
-    first. ValueError if no sample has the label.
+    In order: complete before truncated, bare before wrapped, best score, highest mean log-probability, length nearest
+    the median of those left, earliest. Without a label the complete sample with the best score, the first of equals;
+    none complete: the first. ValueError if no sample has the label.
     """
     if label is None:
         complete = [i for i, sample in enumerate(samples) if not sample.truncated]
@@ -33,9 +37,9 @@ def winner(samples: Sequence[Candidate], label: Hashable | None) -> int:
         raise ValueError("no sample has the winning label")
     middle = median(samples[i].length for i in eligible)
 
-    def rank(index: int) -> tuple[float, float, float]:
+    def rank(index: int) -> tuple[bool, float, float, float]:
         sample = samples[index]
-        return _told(sample.score), _told(sample.mean_logprob), -abs(sample.length - middle)
+        return sample.bare, _told(sample.score), _told(sample.mean_logprob), -abs(sample.length - middle)
 
     # max() keeps the first of equals, which is the earliest
     return max(eligible, key=rank)

@@ -15,7 +15,9 @@ from proxy.api.serving import Reply, Served
 from proxy.api.wire import check_chat, error_response, parse_body, wish
 from proxy.auth import Auth
 from proxy.batcher import Batcher
+from proxy.calibration import Calibrator
 from proxy.config import GeneralSettings
+from proxy.core.calibration import Calibration
 from proxy.core.prior import Prior
 from proxy.drawing import Query
 from proxy.errors import BodyTooLarge, BudgetExceeded, RequestInvalid, TallyError
@@ -48,6 +50,7 @@ class Services:
     relay: Relay
     scorer: Callable[[Plan], Scorer | None]
     predictor: Predictor | None
+    calibrator: Calibrator
     algebra: Algebra | None
     metrics: Metrics
     log: FilteringBoundLogger
@@ -100,6 +103,8 @@ class ChatEndpoint:
         account = Account(caller.tenant.name, caller.key, identity)
         purse = Purse(caller.tenant, account, plan.max_request_nano)
         purse.check_price(deployment)
+        # what is passed through has the time that its provider takes
+        deadline = started + (deployment.timeout if plan.strategy.name == "off" else plan.strategy.deadline_s)
         return Query(
             id=services.number(),
             plan=plan,
@@ -107,12 +112,12 @@ class ChatEndpoint:
             deployment=deployment,
             purse=purse,
             started=started,
-            # what is passed through has the time that its provider takes
-            deadline=started + (deployment.timeout if plan.strategy.name == "off" else plan.strategy.deadline_s),
+            deadline=deadline,
             scorer=services.scorer(plan),
             prior=await self._prior(plan, body),
+            calibration=await self._calibration(plan),
             overhead=prompt_worth(body, deployment) if plan.strategy.name == "adaptive" else 0.0,
-            groups=Groups(plan.answer, services.algebra),
+            groups=Groups(plan.answer, services.algebra, clock=services.clock, deadline=deadline),
         )
 
     async def _prior(self, plan: Plan, body: JSON) -> Prior | None:
@@ -120,6 +125,11 @@ class ChatEndpoint:
         if predictor is None or plan.strategy.name != "optscale":
             return None
         return await predictor.prior(plan.tenant.name, plan.model, body)
+
+    async def _calibration(self, plan: Plan) -> Calibration | None:
+        if plan.strategy.name == "off":
+            return None
+        return await self._services.calibrator.of(plan.tenant.name, plan.model, plan.strategy.name)
 
 
 class _Work:
@@ -141,7 +151,10 @@ class _Work:
 
     async def relayed(self) -> Reply:
         if self._query.plan.stream:
-            return Reply(self._headers, events=await _primed(self._services.relay.stream(self._query)))
+            # one sample has no confidence, which is known before its first word
+            low = {} if self._query.plan.min_confidence is None else render.LOW_CONFIDENCE
+            events = await _primed(self._services.relay.stream(self._query))
+            return Reply({**self._headers, **low}, events=events)
         try:
             raw, found = await self._services.relay.complete(self._query)
         except BudgetExceeded:

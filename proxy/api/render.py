@@ -10,6 +10,7 @@ from proxy.upstream import sse
 from proxy.verdict import Verdict
 
 PING = b": ping\n\n"
+LOW_CONFIDENCE: Mapping[str, str] = {"x-tally-low-confidence": "true"}
 
 
 def completion(found: Verdict, plan: Plan, request: JSON, head: JSON) -> JSON:
@@ -86,6 +87,8 @@ def tally_headers(found: Verdict) -> Mapping[str, str]:
     }
     if found.confidence is not None:
         headers["x-tally-confidence"] = f"{found.confidence:.4f}"
+    if found.low_confidence:
+        headers |= LOW_CONFIDENCE
     if found.reason is not None:
         headers["x-tally-reason"] = found.reason
     return headers

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from decimal import Decimal
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import orjson
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, ValidationError
@@ -11,13 +11,14 @@ from starlette.responses import Response
 from proxy.config import AnswerConfig
 from proxy.errors import BudgetExceeded, RequestInvalid, TallyError, UpstreamError
 from proxy.plan import Wish
-from proxy.types import JSON, STRATEGIES, LowConfidence, StrategyName
+from proxy.types import JSON, STRATEGIES, LowConfidence, StrategyName, VerdictRule
 
 _MOST_SAMPLES = 1024
 _MOST_USD = 1_000_000
 _MOST_TOKENS = 2**31 - 1
 _DEEPEST = 128
 
+_Model = TypeVar("_Model", bound=BaseModel)
 _Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 _Tokens = Annotated[StrictInt, Field(ge=1, le=_MOST_TOKENS)]
 
@@ -35,6 +36,7 @@ class TallyWish(BaseModel):
     max_samples: Annotated[StrictInt, Field(ge=1, le=_MOST_SAMPLES)] | None = None
     max_cost_usd: Annotated[Decimal, Field(gt=0, le=_MOST_USD, allow_inf_nan=False)] | None = None
     answer: AnswerConfig | None = None
+    verdict: VerdictRule | None = None
     detail: StrictBool | None = None
     min_confidence: Annotated[_Number, Field(ge=0, le=1)] | None = None
     low_confidence: LowConfidence = "mark"
@@ -96,16 +98,21 @@ def parse_body(raw: bytes) -> JSON:
 
 def check_chat(body: JSON, max_messages: int) -> ChatRequest:
     """Check a chat request. Raises RequestInvalid that names the first field that is wrong."""
+    request = validated(ChatRequest, body)
+    if len(request.messages) > max_messages:
+        raise RequestInvalid(f"messages: more than {max_messages}.", param="messages", code="invalid_value")
+    return request
+
+
+def validated(model: type[_Model], body: JSON) -> _Model:
+    """The body as `model` reads it. Raises RequestInvalid that names the first field that is wrong."""
     try:
-        request = ChatRequest.model_validate(body)
+        return model.model_validate(body)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         place = _place(first["loc"])
         reason = "is missing" if first["type"] == "missing" else str(first["msg"])
         raise RequestInvalid(f"{place}: {reason}.", param=place, code="invalid_value") from None
-    if len(request.messages) > max_messages:
-        raise RequestInvalid(f"messages: more than {max_messages}.", param="messages", code="invalid_value")
-    return request
 
 
 def known_strategy(name: str | None, place: str) -> StrategyName | None:
@@ -132,6 +139,7 @@ def wish(request: ChatRequest, header: str | None, path: str | None) -> Wish:
         max_samples=asked.max_samples if asked else None,
         max_cost_usd=asked.max_cost_usd if asked else None,
         answer=answer.spec() if answer else None,
+        verdict=asked.verdict if asked else None,
         show=asked is not None,
         detail=asked is not None and bool(asked.detail),
         min_confidence=asked.min_confidence if asked else None,

@@ -17,14 +17,19 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
+from proxy.answers.workers import Workers
+from proxy.calibration import calibration_file
 from proxy.cli.books import clear_errors
 from proxy.config import Config, load_config
+from proxy.core.calibration import FEWEST
 from proxy.errors import TallyError
 from proxy.evaluation.asking import Asker, Failed, Result
 from proxy.evaluation.chart import chart
+from proxy.evaluation.files import whole
 from proxy.evaluation.plot import can_plot, write_png
 from proxy.evaluation.questions import Question, read_questions
 from proxy.evaluation.record import Record
+from proxy.evaluation.reliability import Bin, Reliability, calibrations, reliability
 from proxy.evaluation.report import Report, lost, write_page
 from proxy.evaluation.setup import INSTRUCTION, Setup
 from proxy.evaluation.summary import Paired, Summary, summarise
@@ -35,7 +40,11 @@ KINDS = tuple(kind for kind in get_args(AnswerKind) if kind not in ("text", "too
 
 _PLAIN_WIDTH = 150
 _MEASURES = ("strategy", "n", "right", "95 %", "tokens", "cost USD", "draws", "p50 s", "p95 s")
+_BELIEVED = ("strategy", "confidence", "n", "mean", "right", "95 %", "off by")
 _MOST_FAILURES = 5
+
+CALIBRATION = "calibration.json"
+"""Where what an evaluation teaches of confidences is kept."""
 
 
 def _names(_context: click.Context, _option: click.Parameter, text: str) -> tuple[str, ...]:
@@ -127,7 +136,8 @@ def evaluate(
     """Ask questions whose answers are known, by several strategies, and compare accuracy, cost and time.
 
     Every answer is kept as it comes: the same command goes on where the last run stopped, and asks again what failed.
-    DIR holds results.jsonl, a pool-STRATEGY.jsonl.gz for `tally replay`, report.html and accuracy.png.
+    DIR holds results.jsonl, a pool-STRATEGY.jsonl.gz for `tally replay`, report.html, accuracy.png and, where there
+    are answers enough, calibration.json for `scaling.calibration`.
     """
     if (base_url is None) == (config_path is None):
         raise click.UsageError("Say whom to ask: a running proxy (--base-url URL --api-key KEY), or --config FILE.")
@@ -165,7 +175,8 @@ def _check_url(url: str) -> None:
 
 def _scaling(config: Config) -> JSON:
     # what later versions add to the defaults does not make another evaluation of this one
-    return config.scaling.model_dump(mode="json", exclude_defaults=True)
+    # and what confidences are read by changes no answer
+    return config.scaling.model_dump(mode="json", exclude_defaults=True, exclude={"calibration"})
 
 
 def _asked(run: Run, record: Record) -> list[Failed]:
@@ -182,8 +193,8 @@ def _asked(run: Run, record: Record) -> list[Failed]:
             *columns, TimeRemainingColumn(), console=console, transient=True, disable=not console.is_terminal
         ) as progress,
     ):
-        whole = len(run.strategies) * len(run.questions)
-        bar = progress.add_task("Asking", total=whole, completed=whole - len(todo))
+        count = len(run.strategies) * len(run.questions)
+        bar = progress.add_task("Asking", total=count, completed=count - len(todo))
 
         def heard(outcome: Result | Failed) -> None:
             if isinstance(outcome, Failed):
@@ -195,14 +206,17 @@ def _asked(run: Run, record: Record) -> list[Failed]:
 
         async def ask() -> None:
             # a proxy of the machine's own stands between us and others, not between us and this process
-            async with httpx.AsyncClient(
-                base_url=url,
-                headers={"authorization": f"Bearer {key}"},
-                timeout=run.timeout,
-                limits=httpx.Limits(max_connections=run.concurrency),
-                trust_env=run.config is None,
-            ) as client:
-                asker = Asker(client, run.setup, clock=time.monotonic)
+            async with (
+                Workers(clock=time.monotonic) as algebra,
+                httpx.AsyncClient(
+                    base_url=url,
+                    headers={"authorization": f"Bearer {key}"},
+                    timeout=run.timeout,
+                    limits=httpx.Limits(max_connections=run.concurrency),
+                    trust_env=run.config is None,
+                ) as client,
+            ):
+                asker = Asker(client, run.setup, clock=time.monotonic, algebra=algebra)
                 await asker.ask_all(todo, run.concurrency, heard)
 
         try:
@@ -236,10 +250,29 @@ def _kept(run: Run, record: Record, failures: Sequence[Failed]) -> tuple[Summary
             record.write_pool(run.folder / f"pool-{strategy}.jsonl.gz", strategy, run.questions, run.setup)
     drawn = chart(summaries)
     reasons = lost(failures)
-    write_page(run.folder / "report.html", Report(run.setup, len(run.questions), summaries, reasons, drawn))
+    found = (reliability(strategy, answers) for strategy, answers in results.items())
+    reliabilities = [each for each in found if each is not None]
+    report = Report(run.setup, len(run.questions), summaries, reasons, drawn, reliabilities)
+    write_page(run.folder / "report.html", report)
+    _write_calibrations(run, record)
     if drawn is not None and can_plot():
         title = f"{run.setup.model}, {len(run.questions)} questions"
         write_png(run.folder / "accuracy.png", drawn, title)
+    _show(run, report)
+    return summaries
+
+
+def _write_calibrations(run: Run, record: Record) -> None:
+    """Write what all answers in the folder teach, of this run or not, where they teach anything."""
+    learned = calibrations(run.setup.model, record.results.values())
+    if learned:
+        with whole(run.folder / CALIBRATION) as file:
+            file.write(calibration_file(learned))
+
+
+def _show(run: Run, report: Report) -> None:
+    """Print the tables and the notes."""
+    summaries = report.summaries
     found = Console()
     console = found if found.is_terminal else Console(width=_PLAIN_WIDTH)
     console.print(_table(_MEASURES, map(_cells, summaries)))
@@ -247,8 +280,9 @@ def _kept(run: Run, record: Record, failures: Sequence[Failed]) -> tuple[Summary
     if pairs:
         columns = ("strategy", "n", f"against {pairs[0][1].versus}", "better", "worse", "p")
         console.print(_table(columns, (_versus(*pair) for pair in pairs)))
-    console.print("\n".join(_notes(run, summaries, reasons)), highlight=False)
-    return summaries
+    if report.reliabilities:
+        console.print(_table(_BELIEVED, (row for each in report.reliabilities for row in _believed(each))))
+    console.print("\n".join(_notes(run, report)), highlight=False)
 
 
 def _table(columns: Sequence[str], rows: Iterable[Iterable[str]]) -> Table:
@@ -282,7 +316,29 @@ def _versus(strategy: str, paired: Paired) -> tuple[str, ...]:
     return strategy, str(paired.questions), difference, str(paired.better), str(paired.worse), f"{paired.p:.2g}"
 
 
-def _notes(run: Run, summaries: Sequence[Summary], reasons: Sequence[tuple[str, int]]) -> Iterable[str]:
+def _believed(found: Reliability) -> Iterable[tuple[str, ...]]:
+    for place, each in enumerate(found.bins):
+        bounds = f"{100 * each.low:g}-{100 * each.high:g} %"
+        yield found.strategy if place == 0 else "", bounds, *_told(each), f"{100 * each.gap:+.1f} points"
+    yield "", "all", *_told(found.whole), f"{100 * found.error:.1f} points"
+
+
+def _told(each: Bin) -> tuple[str, ...]:
+    low, high = each.interval
+    confidence, share = f"{100 * each.confidence:.1f} %", f"{100 * each.share:.1f} %"
+    return str(each.questions), confidence, share, f"{100 * low:.1f}-{100 * high:.1f}"
+
+
+def _calibration_notes(run: Run) -> Iterable[str]:
+    yield "Off by: right less confidence; of all, the expected calibration error: the bins' mean distance."
+    if (run.folder / CALIBRATION).exists():
+        yield f"{CALIBRATION}: name it as scaling.calibration, and replies tell their chance of being right."
+    else:
+        yield f"No {CALIBRATION}: it takes {FEWEST} answers of a strategy that were voted on, right and wrong ones."
+
+
+def _notes(run: Run, report: Report) -> Iterable[str]:
+    summaries, reasons = report.summaries, report.lost
     for summary in summaries:
         for served, count in summary.unscaled:
             yield f"[yellow]{summary.strategy}: {count} of {summary.answered} answered by {escape(served)}[/]"
@@ -295,6 +351,8 @@ def _notes(run: Run, summaries: Sequence[Summary], reasons: Sequence[tuple[str, 
     if any(summary.answered for summary in summaries):
         total = sum(summary.cost_usd * summary.answered for summary in summaries)
         yield f"Tokens, cost and draws are means a question; these answers cost {total:.6f} USD in all."
+    if report.reliabilities:
+        yield from _calibration_notes(run)
     if not can_plot():
         yield "No accuracy.png: it is drawn by matplotlib (pip install 'tally-proxy\\[plot]')."
     pools = " and a pool of samples a strategy" if any(summary.answered for summary in summaries) else ""

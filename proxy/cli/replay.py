@@ -85,7 +85,7 @@ _OPTIONS: tuple[tuple[str, str, click.ParamType[Any], str], ...] = (
     ("--s-min", "s_min", _FRACTION, "optscale: the score good enough."),
     ("--confidence", "confidence", _OPEN_FRACTION, "optscale: to reach it."),
     ("--refit", "refit", click.Choice(["always", "once"]), "optscale."),
-    ("--verdict", "verdict", click.Choice(get_args(VerdictRule)), "optscale."),
+    ("--verdict", "verdict", click.Choice(get_args(VerdictRule)), "the vote, but for best_of_n."),
     ("--threshold", "threshold", _OPEN_FRACTION, "adaptive_consistency."),
     ("--window", "window", click.IntRange(1), "early_stopping."),
 )
@@ -154,8 +154,8 @@ def replay(
 
     A POOL has a JSON object a line, gzipped or not: {"id", "gold", "samples": [{"answer", "tokens", "score"?}]};
     an answer of null abstains. Answers count as the same when they are written the same or, with --equivalent, when
-    live replies with them would be. Each trial deals the samples of every question in a random order, without
-    replacement, the same for all strategies.
+    live replies with them would be, formulas by algebra. Each trial deals the samples of every question in a random
+    order, without replacement, the same for all strategies.
 
     A budget X is X times the pool's mean cost of one sample, for each question; a batch has its own share, and the
     draw that finds it spent is denied. self_consistency and best_of_n take N from the budget (with --arrivals stream:
@@ -177,7 +177,8 @@ def replay(
             raise click.UsageError("--plot draws budgets: say --budget")
         check_plot(plot)
     setting = Setting(unit_of_budget, batch_size, arrivals, cap, rounds, durations)
-    run = _Run(_pools(files, equivalent=equivalent), _strategies(names, tuning), setting, trials, seed)
+    pools = _pools(files, equivalent=equivalent, hidden=as_json)
+    run = _Run(pools, _strategies(names, tuning), setting, trials, seed)
     _check(run)
     if at_agreement is None:
         _show_curves(run, budgets, as_json=as_json, plot=plot)
@@ -185,12 +186,17 @@ def replay(
         _show_costs(run, at_agreement, as_json=as_json)
 
 
-def _pools(files: Sequence[Path], *, equivalent: bool) -> "list[Pool]":
-    from proxy.answers import canonical
-    from proxy.replay.pool import as_written, pool_names, read_pool
+def _pools(files: Sequence[Path], *, equivalent: bool, hidden: bool) -> "list[Pool]":
+    from proxy.replay.pool import pool_names, read_pool
 
-    labelling = canonical if equivalent else as_written
-    return [read_pool(file, name, labelling=labelling) for file, name in zip(files, pool_names(files), strict=True)]
+    pools = [read_pool(file, name) for file, name in zip(files, pool_names(files), strict=True)]
+    if not equivalent:
+        return pools
+    # algebra is not for those who compare texts
+    from proxy.cli import equivalent as grouping
+
+    with _progress(sum(len(pool.questions) for pool in pools), "questions", hidden=hidden) as tick:
+        return grouping.equivalent(pools, tick)
 
 
 def _strategies(names: Sequence[str], tuning: Tuning) -> list[Strategy]:
@@ -214,7 +220,7 @@ def _show_curves(run: _Run, budgets: Sequence[float], *, as_json: bool, plot: Pa
     from proxy.replay.plot import draw_plot
 
     total = len(run.pools) * len(run.strategies) * len(budgets) * run.trials
-    with _progress(total, hidden=as_json) as tick:
+    with _progress(total, "trials", hidden=as_json) as tick:
         points = list(
             curves(run.pools, run.strategies, budgets, run.setting, trials=run.trials, seed=run.seed, tick=tick)
         )
@@ -229,7 +235,7 @@ def _show_curves(run: _Run, budgets: Sequence[float], *, as_json: bool, plot: Pa
 def _show_costs(run: _Run, target: float, *, as_json: bool) -> None:
     from proxy.replay.comparing import averages, costs
 
-    with _progress(None, hidden=as_json) as tick:
+    with _progress(None, "trials", hidden=as_json) as tick:
         found = list(costs(run.pools, run.strategies, target, run.setting, trials=run.trials, seed=run.seed, tick=tick))
     if as_json:
         lines = [line.as_json() for line in found] + [line.as_json() for line in averages(found)]
@@ -239,10 +245,10 @@ def _show_costs(run: _Run, target: float, *, as_json: bool) -> None:
 
 
 @contextmanager
-def _progress(total: int | None, *, hidden: bool) -> Iterator[Callable[[], None]]:
-    """A bar on standard error, where somebody looks; yields what counts one trial."""
+def _progress(total: int | None, what: str, *, hidden: bool) -> Iterator[Callable[[], None]]:
+    """A bar on standard error, where somebody looks; yields what counts one of `what`."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     console = Console(stderr=True)
     with Progress(*columns, console=console, transient=True, disable=hidden or not console.is_terminal) as bar:
-        task = bar.add_task("trials", total=total)
+        task = bar.add_task(what, total=total)
         yield lambda: bar.advance(task)

@@ -8,6 +8,7 @@ from proxy.config.models import (
     ModelEntry,
     ModelInfo,
     ScalingConfig,
+    ScorerConfig,
     TenantConfig,
 )
 from proxy.config.reading import load_config, parse_config
@@ -20,6 +21,7 @@ __all__ = [
     "ModelEntry",
     "ModelInfo",
     "ScalingConfig",
+    "ScorerConfig",
     "TenantConfig",
     "load_config",
     "parse_config",

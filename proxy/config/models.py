@@ -22,10 +22,15 @@ from proxy import patterns
 from proxy.money import nano_usd
 from proxy.types import (
     JSON,
+    Activation,
     AnswerKind,
     AnswerSpec,
+    Confidence,
     Pick,
     PriorSource,
+    Reduction,
+    RewardApi,
+    ScorerKind,
     Strategy,
     StrategyName,
     Tenant,
@@ -216,6 +221,70 @@ class ModelEntry(_Section):
     answer: AnswerConfig | None = None
 
 
+_SCORER_OPTIONS_OF: dict[str, tuple[ScorerKind, ...]] = {
+    "model": ("judge", "reward"),
+    "api": ("reward",),
+    "reduce": ("reward",),
+    "activation": ("reward",),
+    "separator": ("reward",),
+    "confidence": ("logprobs",),
+    "window": ("logprobs",),
+}
+"""Options of a scorer, and the kinds that they are for."""
+
+
+class ScorerConfig(_Section):
+    """How good a sample looks, in [0, 1], for the strategies and votes that go by scores."""
+
+    kind: ScorerKind = Field(
+        default="logprobs",
+        description="logprobs: the model's own confidence; judge: an LLM grades; reward: a reward model's server;"
+        " agreement: the share of ballots that say the same",
+    )
+    model: Name | None = Field(
+        default=None,
+        description="for judge and reward: the model_name to ask; a reward model's api_base is that of a server with"
+        " vLLM's /score, /classify or /pooling at its root (a /v1 at the end of api_base is left out)",
+    )
+    api: RewardApi = Field(
+        default="score",
+        description="for reward: score sends text_1 and text_2, classify one input, pooling messages (steps, too)",
+    )
+    reduce: Reduction = Field(default="last", description="for api: pooling: how the rewards of the steps become one")
+    activation: Activation = Field(
+        default="auto",
+        description="for reward: sigmoid puts rewards through the logistic function; auto does so from the first one"
+        " outside [0, 1] on; none cuts off what is outside",
+    )
+    separator: Annotated[str, Field(min_length=1, max_length=64)] | None = Field(
+        default=None, description="for api: pooling: what the model wants to see after each step, such as <extra_0>"
+    )
+    confidence: Confidence = Field(
+        default="mean",
+        description="for logprobs: the mean over all tokens, or lowest_group, the least sure passage, as in DeepConf",
+    )
+    window: Annotated[int, Field(ge=1, le=_MAX_COUNT)] = Field(
+        default=2048, description="for confidence: lowest_group: tokens of a passage"
+    )
+
+    @model_validator(mode="after")
+    def _complete(self) -> "ScorerConfig":
+        if self.kind in ("judge", "reward") and self.model is None:
+            raise ValueError(f"kind: {self.kind} needs a model")
+        for option, kinds in _SCORER_OPTIONS_OF.items():
+            if self.kind not in kinds and self._says(option):
+                raise ValueError(f"{option} has no effect with kind: {self.kind}; it is for {' and '.join(kinds)}")
+        for option in ("reduce", "separator"):
+            if self.api != "pooling" and self._says(option):
+                raise ValueError(f"{option} has no effect with api: {self.api}; it is for pooling")
+        if self.confidence == "mean" and self._says("window"):
+            raise ValueError("window has no effect with confidence: mean; it is for lowest_group")
+        return self
+
+    def _says(self, option: str) -> bool:
+        return bool(getattr(self, option) != type(self).model_fields[option].default)
+
+
 class ScalingConfig(_Section):
     """How requests are scaled unless the request, its tenant or its model says otherwise."""
 
@@ -258,7 +327,9 @@ class ScalingConfig(_Section):
         default="always", description="whether OptScale fits anew after every score, or once after the first draws"
     )
     verdict: VerdictRule = Field(
-        default="majority", description="OptScale's vote: majority, weighted by score, or the best-scored answer"
+        default="majority",
+        description="the vote: majority, weighted by score, or the best-scored answer; best_of_n always takes the best,"
+        " sp3 its own grades",
     )
     threshold: Annotated[float, Field(gt=0.5, lt=1)] = Field(
         default=0.95, description="confidence that ends adaptive_consistency"
@@ -272,10 +343,20 @@ class ScalingConfig(_Section):
     judge_model: Name | None = Field(
         default=None, description="a model_name that scores where log-probabilities are missing"
     )
+    scorer: ScorerConfig = ScorerConfig()
+    embedding_model: Name | None = Field(
+        default=None, description="a model_name that embeds texts, for pick: central; none given: overlap of words"
+    )
+    universal_model: Name | None = Field(
+        default=None, description="a model_name that picks, for pick: universal; none given: the request's own"
+    )
     slice_tokens: Annotated[int, Field(ge=16)] = Field(default=1024, description="output tokens reserved at a time")
     store_questions: bool = Field(
         default=False,
         description="true: the ledger keeps the last user turn's text (8,000 characters), to train a predictor on",
+    )
+    calibration: Path | None = Field(
+        default=None, description="the calibration.json of `tally eval`: from confidence to the chance of being right"
     )
     answer: AnswerConfig = AnswerConfig()
     answer_rules: tuple[AnswerRule, ...] = ()
@@ -294,6 +375,15 @@ class ScalingConfig(_Section):
             raise ValueError("prior: trained needs predictor: the file that `tally predictor train` wrote")
         if self.predictor is not None and self.prior != "trained":
             raise ValueError(f"predictor has no effect with prior: {self.prior}; say prior: trained")
+        return self
+
+    @model_validator(mode="after")
+    def _scores_when_needed(self) -> "ScalingConfig":
+        kind = self.scorer.kind
+        if self.judge_model is not None and kind != "logprobs":
+            raise ValueError(f"judge_model has no effect with scorer.kind: {kind}; it is for logprobs")
+        if self.strategy == "optscale" and kind == "agreement":
+            raise ValueError("strategy: optscale needs scores while it draws, and agreement is known only at the end")
         return self
 
     def default(self) -> Strategy:

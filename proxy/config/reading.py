@@ -160,9 +160,10 @@ def _across(config: Config, file: str) -> Iterator[Problem]:
                 yield Problem(file, f"tenants[{index}].models[{place}]", f"{model!r} is not in model_list")
         if tenant.budget_duration and tenant.max_budget is None and tenant.token_budget is None:
             yield Problem(file, f"tenants[{index}].budget_duration", "needs max_budget or token_budget")
-    judge = config.scaling.judge_model
-    if judge and models and judge not in models:
-        yield Problem(file, "scaling.judge_model", f"{judge!r} is not in model_list")
+    asked = {name: getattr(config.scaling, name) for name in ("judge_model", "embedding_model", "universal_model")}
+    for name, model in {**asked, "scorer.model": config.scaling.scorer.model}.items():
+        if model and models and model not in models:
+            yield Problem(file, f"scaling.{name}", f"{model!r} is not in model_list")
     yield from _twice(config, file)
 
 

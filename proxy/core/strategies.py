@@ -18,26 +18,32 @@ if TYPE_CHECKING:
 
     from proxy.core.dynscaling import DynScalingBatch
 
-SCORED = frozenset({"optscale", "best_of_n"})
-"""Strategies whose samples a verifier scores."""
+_SCORED = frozenset({"optscale", "best_of_n"})
+_UNSCORED = frozenset({"off", "sp3"})
+
+
+def scored(strategy: Strategy) -> bool:
+    """Whether a verifier scores the samples of a strategy: where it looks at scores itself, or its vote does.
+
+    One sample needs no score, and the samples of sp3 have the model's own grades.
+    """
+    return strategy.name in _SCORED or (strategy.verdict != "majority" and strategy.name not in _UNSCORED)
 
 
 def rule_for(strategy: Strategy) -> Rule:
-    """How the samples of a strategy vote."""
+    """How the samples of a strategy vote: as its `verdict` says, but for best_of_n and sp3, which are what they are."""
     match strategy.name:
         case "best_of_n":
             return Rule(by="best")
         case "sp3":
-            return Rule(by="weighted")
-        case "optscale":
-            return Rule(by=strategy.verdict)
+            return Rule(by="best" if strategy.verdict == "best" else "weighted")
         case "dynscaling":
-            return Rule(conditioned=strategy.votes == "conditioned")
+            return Rule(by=strategy.verdict, conditioned=strategy.votes == "conditioned")
         case "adaptive":
             # length is weak evidence, worth a tie of few ballots: shorter samples agree more often with the many
-            return Rule(shorter=3)
+            return Rule(by=strategy.verdict, shorter=3)
         case _:
-            return Rule()
+            return Rule(by=strategy.verdict)
 
 
 def batch_for(

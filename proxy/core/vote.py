@@ -1,6 +1,6 @@
 """The vote: plurality over labels unless a rule says otherwise, ties to the earliest answer, abstentions left out."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
 from math import isnan
 from typing import Literal
@@ -15,12 +15,16 @@ _REVISING: frozenset[Step] = frozenset({"continue", "refine", "rethink"})
 
 @dataclass(frozen=True, slots=True)
 class Ballot:
-    """What a sample brings to the vote: its label (None abstains), score, length, and whether it saw others."""
+    """What a sample brings to the vote: its label (None abstains), score, length, and whether it saw others.
+
+    `kin` are the classes that the label is of, coarsest first; equal labels have equal kin.
+    """
 
     label: Label | None
     score: float | None = None
     tokens: int = 0
     conditioned: bool = False
+    kin: tuple[Hashable, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,30 +65,43 @@ class Votes:
 
 @dataclass(slots=True)
 class _Group:
-    """The ballots of one label. `best` is its best score."""
+    """The ballots of one label, or of one class of labels. `place` is that of the first; `best` is the best score."""
 
-    label: Label
+    place: int
+    kin: tuple[Hashable, ...] = ()
     count: int = 0
     tokens: int = 0
     weight: float = 0.0
     best: float = field(default=float("-inf"))
 
+    def measure(self, by: str) -> float:
+        """What the group is ranked by before its count."""
+        return {"majority": 0.0, "weighted": self.weight, "best": self.best}[by]
+
 
 def poll(ballots: Sequence[Ballot], rule: Rule) -> Votes:
-    """The verdict of `ballots`, given in draw order, under a rule."""
+    """The verdict of `ballots`, given in draw order, under a rule.
+
+    Where labels have kin, the classes are voted on first, coarsest first, by the same rule, ties to the class that came
+    first; so a class's labels stay together.
+    """
     groups: dict[Label, _Group] = {}
-    for ballot in admitted(ballots, rule):
+    classes: dict[tuple[Hashable, ...], _Group] = {}
+    for place, ballot in enumerate(admitted(ballots, rule)):
         if ballot.label is not None:
-            _add(groups.setdefault(ballot.label, _Group(ballot.label)), ballot)
+            _add(groups.setdefault(ballot.label, _Group(place, ballot.kin)), ballot)
+            for end in range(1, len(ballot.kin) + 1):
+                _add(classes.setdefault(ballot.kin[:end], _Group(place)), ballot)
     by = rule.by if any(group.best > float("-inf") for group in groups.values()) else "majority"
 
-    def rank(group: _Group) -> tuple[float, int, float]:
-        measure = {"majority": 0.0, "weighted": group.weight, "best": group.best}[by]
-        short = group.count <= rule.shorter
-        return -measure, -group.count, group.tokens / group.count if short else 0.0
+    def rank(label: Label) -> tuple[float, ...]:
+        group = groups[label]
+        above = [classes[group.kin[:end]] for end in range(1, len(group.kin) + 1)]
+        ranks = [part for each in above for part in (-each.measure(by), -each.count, each.place)]
+        length = group.tokens / group.count if group.count <= rule.shorter else 0.0
+        return *ranks, -group.measure(by), -group.count, length, group.place
 
-    # sorted() is stable and a dict keeps insertion order, so what is equal stays with the earliest answer
-    counts = tuple((group.label, group.count) for group in sorted(groups.values(), key=rank))
+    counts = tuple((label, groups[label].count) for label in sorted(groups, key=rank))
     return Votes(counts, len(ballots) - sum(count for _, count in counts))
 
 

@@ -8,8 +8,9 @@ from typing import Annotated, Any
 import httpx
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from proxy.answers import Algebra
 from proxy.errors import TallyError
-from proxy.evaluation.questions import Question, grade
+from proxy.evaluation.questions import Question, graded
 from proxy.evaluation.setup import Setup
 from proxy.money import nano_usd
 from proxy.types import JSON, Choice
@@ -33,7 +34,8 @@ class Draw(BaseModel):
 class Result(BaseModel):
     """An answered question. Tokens are what was paid, `cost_nano` is in nano-USD; `latency_s` as the client saw it.
 
-    `served` is the strategy that tally used, `reason` why it was another one or stopped early.
+    `served` is the strategy that tally used, `reason` why it was another one or stopped early; `confidence` is None
+    where nothing was voted on, and in answers kept before it was.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -49,6 +51,7 @@ class Result(BaseModel):
     completion_tokens: int
     cost_nano: int
     latency_s: float
+    confidence: float | None = None
     draws: tuple[Draw, ...]
 
     @property
@@ -77,6 +80,7 @@ class _Tally(BaseModel):
     samples: int
     cost_usd: Decimal
     paid: _Paid
+    confidence: float | None = None
     reason: str | None
     draws: list[Draw]
 
@@ -99,13 +103,16 @@ class _Reply(BaseModel):
 class Asker:
     """Asks through `client`, whose base URL is the proxy's and ends before `/chat/completions`.
 
-    `clock` is monotonic seconds.
+    `clock` is monotonic seconds; `algebra` compares answers with what is right.
     """
 
-    def __init__(self, client: httpx.AsyncClient, setup: Setup, *, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, client: httpx.AsyncClient, setup: Setup, *, clock: Callable[[], float], algebra: Algebra
+    ) -> None:
         self._client = client
         self._setup = setup
         self._clock = clock
+        self._algebra = algebra
 
     async def ask(self, strategy: str, question: Question) -> Result | Failed:
         """Ask one question. Raises TallyError where every further one would fail alike."""
@@ -127,7 +134,7 @@ class Asker:
             if "tally" in wrong:
                 raise TallyError("The reply has no `tally` object: this is not a tally proxy.") from None
             return Failed(strategy=strategy, id=question.id, why=f"the reply's {wrong[0]} is missing or wrong")
-        return self._result(strategy, question, reply, seconds)
+        return await self._result(strategy, question, reply, seconds)
 
     async def ask_all(
         self, todo: Iterable[tuple[str, Question]], concurrency: int, heard: Callable[[Result | Failed], None]
@@ -150,10 +157,10 @@ class Asker:
             # several workers meet the same trouble at once; the first tells it
             raise errors.exceptions[0] from None
 
-    def _result(self, strategy: str, question: Question, reply: _Reply, seconds: float) -> Result:
+    async def _result(self, strategy: str, question: Question, reply: _Reply, seconds: float) -> Result:
         said, tally = reply.choices[0], reply.tally
         choice = Choice(0, said.message, said.finish_reason)
-        answer, correct = grade(choice, question.gold, self._setup.answer)
+        answer, correct = await graded(choice, question.gold, self._setup.answer, self._algebra)
         counted = shared(reply.usage.completion_tokens, [draw.tokens for draw in tally.draws])
         return Result(
             strategy=strategy,
@@ -167,6 +174,7 @@ class Asker:
             completion_tokens=tally.paid.completion_tokens,
             cost_nano=nano_usd(tally.cost_usd),
             latency_s=round(seconds, 4),
+            confidence=tally.confidence,
             draws=tuple(
                 draw.model_copy(update={"tokens": tokens}) for draw, tokens in zip(tally.draws, counted, strict=True)
             ),

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 
-from proxy.answers import canonical, read
+from proxy.answers import Algebra, Answer, Groups, canonical, read
+from proxy.answers.alike import alike
 from proxy.errors import ConfigError, Problem
 from proxy.types import AnswerKind, AnswerSpec, Choice
 
@@ -53,16 +54,37 @@ def read_questions(path: Path) -> Questions:
 
 def grade(choice: Choice, gold: str, kind: AnswerKind) -> tuple[str | None, bool]:
     """What a reply says, and whether it is `gold`; a reply without an answer is wrong."""
-    answer = read(choice, AnswerSpec(kind), {})
+    spec = AnswerSpec(kind)
+    answer, right = read(choice, spec, {}), said(gold, kind)
     if answer is None:
         return None, False
-    return answer.text, answer.label in labels(gold, kind)
+    near = right is not None and bool(alike(right, answer, spec))
+    return answer.text, near or answer.label in labels(gold, kind)
+
+
+async def graded(choice: Choice, gold: str, kind: AnswerKind, algebra: Algebra) -> tuple[str | None, bool]:
+    """The same, where formulas that are written otherwise than `gold` are compared with it by algebra."""
+    text, right = grade(choice, gold, kind)
+    if right or text is None:
+        return text, right
+    spec = AnswerSpec(kind)
+    wanted, found = await Groups(spec, algebra).in_order([said(gold, kind), read(choice, spec, {})])
+    return text, wanted is not None and wanted == found
+
+
+def said(answer: str, kind: AnswerKind) -> Answer | None:
+    """What a reply says that gives just this answer; None where it says nothing."""
+    boxed = Choice(0, {"content": answer if kind == "json" else f"\\boxed{{{answer}}}"}, "stop")
+    found = read(boxed, AnswerSpec(kind), {})
+    if found is not None or kind == "json":
+        return found
+    label = canonical(answer)
+    return None if label is None else Answer(label, answer, marked=True)
 
 
 def labels(answer: str, kind: AnswerKind) -> frozenset[Hashable]:
     """The labels of replies that give just this answer."""
-    boxed = Choice(0, {"content": answer if kind == "json" else f"\\boxed{{{answer}}}"}, "stop")
-    found = read(boxed, AnswerSpec(kind), {})
+    found = said(answer, kind)
     plain = None if kind == "json" else canonical(answer)
     return frozenset(label for label in (plain, found and found.label) if label is not None)
 

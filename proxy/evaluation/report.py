@@ -9,6 +9,7 @@ from pathlib import Path
 from proxy.evaluation.asking import Failed
 from proxy.evaluation.chart import Chart
 from proxy.evaluation.files import whole
+from proxy.evaluation.reliability import Reliability
 from proxy.evaluation.setup import Setup
 from proxy.evaluation.summary import Summary
 
@@ -18,13 +19,17 @@ LEFT, TOP, WIDE, HIGH = 62, 12, 500, 320
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What the page tells. `lost` is how often which failure came; `chart` is None where nothing was answered."""
+    """What the page tells. `lost` is how often which failure came; `chart` is None where nothing was answered.
+
+    `reliabilities` are of the strategies whose answers were voted on.
+    """
 
     setup: Setup
     questions: int
     summaries: Sequence[Summary]
     lost: Sequence[tuple[str, int]]
     chart: Chart | None
+    reliabilities: Sequence[Reliability] = ()
 
 
 def lost(failures: Sequence[Failed]) -> list[tuple[str, int]]:

@@ -25,7 +25,7 @@ from proxy.core.adaptive_consistency import AdaptiveConsistencyBatch
 from proxy.core.bank import Bank
 from proxy.core.batch import Batch, Limits
 from proxy.core.fixed import FixedBatch
-from proxy.core.strategies import SCORED, batch_for
+from proxy.core.strategies import batch_for, scored
 from proxy.errors import TallyError
 from proxy.replay.driver import Purse, Unit
 from proxy.replay.pool import Pool, Question
@@ -79,7 +79,7 @@ def replayable(name: str) -> StrategyName:
 
 def check_pool(name: StrategyName, pool: Pool, unit: Unit) -> None:
     """TallyError when this pool has not what a strategy, or a budget in this unit, needs."""
-    if name in SCORED and not pool.scored:
+    if scored(Strategy(name)) and not pool.scored:
         raise TallyError(f"{name} needs scores, and no sample of {pool.name} has one")
     if unit == "tokens" and not pool.mean_tokens:
         raise TallyError(f"{pool.name} counts no tokens: use --unit samples")

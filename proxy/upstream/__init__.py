@@ -33,5 +33,12 @@ class Lane(Protocol):
         Closing the iterator (`aclose`) disconnects, which is what stops the provider's work.
         """
 
+    async def post(self, endpoint: Endpoint, path: str, body: JSON, timeout: float) -> bytes:
+        """One plain POST that is no chat completion, its whole reply: JSON.
+
+        `path` is below the deployment's `api_base`, as in `embeddings`; one that begins with a slash, as `/score`, is
+        below the root of the server: `api_base` without the `/v1` that it may end in, for that is where vLLM has it.
+        """
+
     async def close(self) -> None:
         """Let go of connections."""

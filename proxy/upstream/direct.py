@@ -15,6 +15,7 @@ from proxy.upstream.sse import DONE, EventParser
 
 PROVIDERS = frozenset({"openai", "hosted_vllm", "custom_openai"})
 OPENAI_BASE = "https://api.openai.com/v1"
+_CHAT = "chat/completions"
 _CONNECT_S = 10.0
 _LINGER_S = 0.5
 _MESSAGE_CHARS = 2000
@@ -28,8 +29,12 @@ class DirectLane:
 
     async def complete(self, endpoint: Endpoint, body: JSON, timeout: float) -> bytes:
         """One call, its whole reply."""
+        return await self.post(endpoint, _CHAT, body, timeout)
+
+    async def post(self, endpoint: Endpoint, path: str, body: JSON, timeout: float) -> bytes:
+        """One plain POST, its whole reply."""
         try:
-            async with self._post(endpoint, body, timeout) as response:
+            async with self._post(endpoint, path, body, timeout) as response:
                 content = await response.read()
                 if response.status >= 400:
                     raise upstream_error(response.status, response.headers, content, endpoint.api_key)
@@ -43,7 +48,7 @@ class DirectLane:
         A stream that just ends, without `[DONE]`, raises UpstreamUnreachable after its last chunk.
         """
         try:
-            async with self._post(endpoint, body, timeout) as response:
+            async with self._post(endpoint, _CHAT, body, timeout) as response:
                 if response.status >= 400:
                     raise upstream_error(response.status, response.headers, await response.read(), endpoint.api_key)
                 if response.content_type == "application/json":
@@ -69,7 +74,9 @@ class DirectLane:
         if self._session is not None:
             await self._session.close()
 
-    def _post(self, endpoint: Endpoint, body: JSON, timeout: float) -> "aiohttp.client._RequestContextManager":
+    def _post(
+        self, endpoint: Endpoint, path: str, body: JSON, timeout: float
+    ) -> "aiohttp.client._RequestContextManager":
         if self._session is None:
             # a provider's cookies would go from one tenant's call to the next one's
             jar = aiohttp.DummyCookieJar()
@@ -81,12 +88,16 @@ class DirectLane:
         if organization := endpoint.params.get("organization"):
             headers["openai-organization"] = organization
         return self._session.post(
-            f"{endpoint.api_base or OPENAI_BASE}/chat/completions",
+            _address(endpoint.api_base or OPENAI_BASE, path),
             data=orjson.dumps(body),
             headers=headers,
             allow_redirects=False,
             timeout=aiohttp.ClientTimeout(total=timeout, sock_connect=min(_CONNECT_S, timeout)),
         )
+
+
+def _address(base: str, path: str) -> str:
+    return f"{base.removesuffix('/v1')}{path}" if path.startswith("/") else f"{base}/{path}"
 
 
 def upstream_error(status: int, headers: Mapping[str, str], content: bytes, secret: str | None = None) -> UpstreamError:

@@ -131,6 +131,17 @@ class LiteLLMLane:
         finally:
             await stream.aclose()
 
+    async def post(self, endpoint: Endpoint, path: str, body: JSON, timeout: float) -> bytes:
+        """Embeddings, by `litellm.aembedding`; every other path is refused, with status 404."""
+        if path != "embeddings":
+            raise UpstreamError(f"{endpoint.provider} has no {path}: it is for OpenAI-compatible servers", status=404)
+        library = await self._load()
+        arguments = {**endpoint.params, **body, **_fixed(endpoint, timeout)}
+        with _mapped(library, endpoint):
+            with anyio.fail_after(timeout):
+                reply = await library.module.aembedding(**arguments)
+            return orjson.dumps(_dump(reply))
+
     async def close(self) -> None:
         """Close the connections that LiteLLM keeps."""
         if self._library is not None:
@@ -189,19 +200,23 @@ def _arguments(library: _Library, endpoint: Endpoint, body: JSON, timeout: float
         arguments["allowed_openai_params"] = [*arguments.get("allowed_openai_params", ()), *allowed]
     if unknown:
         arguments["extra_body"] = {**arguments.get("extra_body", {}), **unknown}
-    if endpoint.api_base is not None:
-        arguments["api_base"] = endpoint.api_base
-    if endpoint.api_key is not None:
-        arguments["api_key"] = endpoint.api_key
     return arguments | {
-        "model": f"{endpoint.provider}/{endpoint.model}",
+        **_fixed(endpoint, timeout),
         "messages": body.get("messages"),
+        # with tools LiteLLM looks for its own MCP gateway first, and needs a package for that which is not there
+        "_skip_mcp_handler": True,
+    }
+
+
+def _fixed(endpoint: Endpoint, timeout: float) -> JSON:
+    """Where a call goes, and that it is made once."""
+    access = {"api_base": endpoint.api_base, "api_key": endpoint.api_key}
+    return {name: value for name, value in access.items() if value is not None} | {
+        "model": f"{endpoint.provider}/{endpoint.model}",
         "timeout": timeout,
         "num_retries": 0,
         "max_retries": 0,
         "drop_params": False,
-        # with tools LiteLLM looks for its own MCP gateway first, and needs a package for that which is not there
-        "_skip_mcp_handler": True,
     }
 
 

@@ -32,7 +32,8 @@ def prompt_bound(body: JSON) -> int:
     bounds, but what is usual.
     """
     prompt = [value for name, value in body.items() if name not in _SETTINGS]
-    return _TEMPLATE + _PER_MESSAGE * len(body.get("messages") or ()) + _text_bytes(prompt)
+    texts = sum(len(body[name]) for name in ("messages", "input") if isinstance(body.get(name), list))
+    return _TEMPLATE + _PER_MESSAGE * texts + _text_bytes(prompt)
 
 
 def prompt_worth(body: JSON, deployment: Deployment) -> float:

@@ -7,14 +7,15 @@ from typing import Any
 
 from proxy.money import Rates
 from proxy.types import JSON
-from tests.fake.tokens import count_prompt
+from tests.fake.tokens import count_prompt, tokenize
 
 
 @dataclass(slots=True)
 class Call:
-    """One chat completion as it arrived. Times are `time.monotonic()` seconds; header names are in lower case.
+    """One call as it arrived, most often a chat completion.
 
-    `cancelled`: the client disconnected before the end. The token counts are what was really served by now.
+    Times are `time.monotonic()` seconds; header names are in lower case. `cancelled`: the client disconnected before
+    the end. The token counts are what was really served by now.
     """
 
     index: int
@@ -51,6 +52,12 @@ class Call:
         return list(self.body.get("messages") or ())
 
     @property
+    def texts(self) -> list[str]:
+        """What a call that generates nothing is about: its inputs, or the two texts of a pair."""
+        told = [self.body.get(name) for name in ("input", "text_1", "text_2")]
+        return [text for value in told if value is not None for text in ([value] if isinstance(value, str) else value)]
+
+    @property
     def question(self) -> str:
         """The text of the last message of the user, or the empty string."""
         contents = [message.get("content") for message in self.messages if message.get("role") == "user"]
@@ -62,7 +69,8 @@ class Call:
     def bill_prompt(self, prompt: int | None, cached: int) -> None:
         """Charge the prompt: `prompt` tokens (None: as counted), `cached` of them from a cache."""
         self.billed = True
-        self.prompt_tokens = count_prompt(self.messages) if prompt is None else prompt
+        counted = count_prompt(self.messages) + sum(len(tokenize(text)) for text in self.texts)
+        self.prompt_tokens = counted if prompt is None else prompt
         self.cached_tokens = cached
 
 

@@ -19,7 +19,8 @@ class Reply:
     `prompt_tokens` and `completion_tokens` (of each choice) are counted unless given. `max_tokens` of the request cuts
     a choice, whose finish_reason is then `length`. `usage` tells the tokens of all choices, of the first only, or is
     left out. `n`: honoured; ignored (one choice comes back); refused (400 above one); a number: the cap (400 above it).
-    `logprobs`: given when asked for, or never, or these values a token, cycling.
+    `logprobs`: given when asked for, or never, or these values a token, cycling. `top` are the alternatives that are
+    told of every token, beside itself, where `top_logprobs` are asked for.
     `tool_calls`: `{"name", "arguments"}` of each; ids are made up.
     """
 
@@ -33,6 +34,7 @@ class Reply:
     usage: Literal["all", "first", "none"] = "all"
     n: Literal["honour", "ignore", "refuse"] | int = "honour"
     logprobs: bool | Sequence[float] = True
+    top: Mapping[str, float] = field(default_factory=dict)
     tool_calls: Sequence[JSON] = ()
     refusal: str | None = None
     reasoning_content: str | None = None
@@ -82,7 +84,21 @@ class Malformed:
     latency: float = 0.0
 
 
-Step = Reply | Fault | Drop | Malformed
+@dataclass(frozen=True, slots=True)
+class Plain:
+    """What one of the paths that generate nothing replies: `data` as it is, one item a text, and a usage.
+
+    `prompt_tokens` are counted unless given; `usage`: told whole, only as `total_tokens`, or left out (and billed all
+    the same). `latency`: seconds before the reply.
+    """
+
+    data: Sequence[JSON] = ()
+    prompt_tokens: int | None = None
+    usage: Literal["all", "total", "none"] = "all"
+    latency: float = 0.0
+
+
+Step = Reply | Plain | Fault | Drop | Malformed
 Shorthand = Step | str | Sequence[Content]
 Script = Shorthand | Callable[[Call], Shorthand]
 
@@ -144,7 +160,7 @@ def as_script(script: Script) -> Callable[[Call], Step]:
     """Any form of a script as a function: text is every choice, a list is one item a choice across calls."""
     if callable(script):
         return lambda call: as_script(script(call))(call)
-    if isinstance(script, Reply | Fault | Drop | Malformed):
+    if isinstance(script, Reply | Plain | Fault | Drop | Malformed):
         return lambda _: script
     if isinstance(script, str):
         return lambda _: Reply((script,))

@@ -9,7 +9,10 @@ from typing import Any
 from proxy.types import JSON
 from tests.fake import wire
 from tests.fake.call import Call
-from tests.fake.script import Drop, Fault, Malformed, Reply, Script, as_script
+from tests.fake.script import Drop, Fault, Malformed, Plain, Reply, Script, Step, as_script
+
+_CHAT = "/v1/chat/completions"
+_PLAIN = frozenset({"/v1/embeddings", "/score", "/classify", "/pooling"})
 
 Scope = dict[str, Any]
 Receive = Callable[[], Awaitable[dict[str, Any]]]
@@ -17,8 +20,9 @@ Send = Callable[[dict[str, Any]], Awaitable[None]]
 
 
 class FakeApp:
-    """Answers `/v1/chat/completions` by `script` and records every call. `hang_up` breaks a client's connection.
+    """Answers chats, embeddings and, at its root, vLLM's rewards by `script`, and records every call.
 
+    `hang_up` breaks a client's connection.
     A streamed call stops when its client goes, and bills the tokens sent by then. A call that is not streamed is billed
     whole when it begins, as providers run it to its end whether or not the client stays.
     """
@@ -40,7 +44,7 @@ class FakeApp:
             await _send_fault(send, refusal)
         elif scope["path"] == "/v1/models":
             await _send_json(send, 200, wire.model_list(self._models))
-        elif scope["path"] != "/v1/chat/completions" or scope["method"] != "POST":
+        elif scope["path"] not in {_CHAT, *_PLAIN} or scope["method"] != "POST":
             await _send_fault(send, Fault(404, f"No such path: {scope['path']}", "invalid_request_error", None))
         else:
             body = await _body(receive)
@@ -94,10 +98,14 @@ class _Exchange:
             self._call.cancelled = True
         self._gone.set()
 
-    async def run(self, script: Callable[[Call], Reply | Fault | Drop | Malformed]) -> None:
+    async def run(self, script: Callable[[Call], Step]) -> None:
         step = script(self._call)
-        if isinstance(step, Reply):
+        if isinstance(step, Reply | Plain) and isinstance(step, Plain) != (self._call.path in _PLAIN):
+            await self._fault(Fault(404, "The model does not support this API.", "invalid_request_error", None))
+        elif isinstance(step, Reply):
             await self._reply(step)
+        elif isinstance(step, Plain):
+            await self._plain(step)
         elif not await self._stays(step.latency):
             return
         elif isinstance(step, Malformed):
@@ -125,6 +133,13 @@ class _Exchange:
                 call.status = 200
                 self.end()
                 await _send_json(self._send, 200, wire.completion(call, reply, choices))
+
+    async def _plain(self, step: Plain) -> None:
+        self._call.bill_prompt(step.prompt_tokens, 0)
+        if await self._stays(step.latency):
+            self._call.status = 200
+            self.end()
+            await _send_json(self._send, 200, wire.plain(self._call, step))
 
     async def _stream(self, reply: Reply, limit: int | None = None, then: Fault | Drop | None = None) -> None:
         call = self._call

@@ -6,12 +6,13 @@ from itertools import zip_longest
 
 from proxy.types import JSON
 from tests.fake.call import Call
-from tests.fake.script import Fault, Reply
+from tests.fake.script import Fault, Plain, Reply
 from tests.fake.tokens import tokenize
 
 _CREATED = 1_750_000_000
 _TEXTS = ("reasoning_content", "content", "refusal")
 _KNOWN = {*_TEXTS, "role", "tool_calls"}
+_TAKES = {"function": "arguments", "custom": "input"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,9 +38,10 @@ class Made:
                 calls = message.setdefault("tool_calls", [])
                 if "id" in piece:
                     calls.append({key: value for key, value in piece.items() if key != "index"})
-                    calls[-1]["function"] = dict(piece["function"])
+                    calls[-1][piece["type"]] = dict(piece[piece["type"]])
                 else:
-                    calls[-1]["function"]["arguments"] += piece["function"]["arguments"]
+                    form = calls[-1]["type"]
+                    calls[-1][form][_TAKES[form]] += piece[form][_TAKES[form]]
         if message["content"] is None and not message["refusal"] and "tool_calls" not in message:
             message["content"] = ""
         return message
@@ -98,6 +100,16 @@ def chunks(call: Call, reply: Reply, choices: Sequence[Made]) -> Iterator[Chunk]
         yield Chunk(envelope | {"choices": [], "usage": _usage(call, reply, choices)})
 
 
+def plain(call: Call, step: Plain) -> JSON:
+    """A reply that generates nothing: embeddings, rewards."""
+    data = [{"index": index, "object": "embedding", **item} for index, item in enumerate(step.data)]
+    usage = {"total_tokens": call.prompt_tokens} | (
+        {"prompt_tokens": call.prompt_tokens, "completion_tokens": 0} if step.usage == "all" else {}
+    )
+    body = {"id": f"plain-fake-{call.index}", "object": "list", "created": _CREATED, "model": call.body.get("model")}
+    return body | {"data": data} | ({} if step.usage == "none" else {"usage": usage})
+
+
 def error(fault: Fault) -> JSON:
     """OpenAI's error envelope."""
     return {"error": {"message": fault.message, "type": fault.type, "param": fault.param, "code": fault.code}}
@@ -150,11 +162,12 @@ def _deltas(message: JSON, prefix: str) -> Iterator[JSON]:
         for token in tokenize(message.get(key) or ""):
             yield {key: token}
     for index, tool in enumerate(message.get("tool_calls") or ()):
-        function = tool.get("function", tool)
-        head = {"index": index, "id": f"{prefix}_{index}", "type": "function"}
-        yield {"tool_calls": [head | {"function": {"name": function["name"], "arguments": ""}}]}
-        for token in tokenize(function["arguments"]):
-            yield {"tool_calls": [{"index": index, "function": {"arguments": token}}]}
+        form = "custom" if "custom" in tool else "function"
+        body, takes = tool.get(form, tool), _TAKES[form]
+        head = {"index": index, "id": f"{prefix}_{index}", "type": form}
+        yield {"tool_calls": [head | {form: {"name": body["name"], takes: ""}}]}
+        for token in tokenize(body[takes]):
+            yield {"tool_calls": [{"index": index, form: {takes: token}}]}
 
 
 def _logprobs(call: Call, reply: Reply, tokens: Sequence[str]) -> list[JSON] | None:
@@ -164,8 +177,8 @@ def _logprobs(call: Call, reply: Reply, tokens: Sequence[str]) -> list[JSON] | N
     entries: list[JSON] = []
     for position, token in enumerate(tokens):
         entry: JSON = {"token": token, "logprob": values[position % len(values)], "bytes": list(token.encode())}
-        top = [dict(entry)] if call.body.get("top_logprobs") else []
-        entries.append(entry | {"top_logprobs": top})
+        others = [{"token": other, "logprob": value, "bytes": []} for other, value in reply.top.items()]
+        entries.append(entry | {"top_logprobs": [dict(entry), *others] if call.body.get("top_logprobs") else []})
     return entries
 
 
