@@ -1,5 +1,6 @@
 """The composition root: from a configuration to an ASGI application. The only wiring."""
 
+import asyncio
 import gc
 import os
 import time
@@ -7,6 +8,7 @@ import uuid
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import cache, partial
+from importlib import import_module
 from itertools import count
 from typing import TYPE_CHECKING
 
@@ -128,6 +130,7 @@ class Tally:
         )
         async with self._closing, Workers(clock=time.monotonic) as algebra, batcher:
             self._route(app, meter, batcher, algebra)
+            await asyncio.to_thread(_import_ahead)
             # what stands after start-up is not garbage: collecting it again and again costs tail latency
             gc.collect()
             gc.freeze()
@@ -259,6 +262,12 @@ class Tally:
         if now >= self._ready_until:
             await self._ledger.run(lambda books: books.probe())
             self._ready_until = now + _READY_S
+
+
+def _import_ahead() -> None:
+    """Import what the first request to need it would hold up all others for."""
+    for name in ("jsonpath", "jsonschema_rs", "re2"):
+        import_module(name)
 
 
 def _identity() -> str:

@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import yaml
@@ -9,11 +10,12 @@ from click.testing import CliRunner
 
 from proxy.cli import main
 from proxy.config import parse_config
-from proxy.types import STRATEGIES
+from proxy.types import STRATEGIES, AnswerKind
 from tests.fake_upstream import FakeUpstream
 from tests.served import ServedTally, configuration, deployment
 
 README = Path(__file__).parent.parent / "README.md"
+ANSWERS = README.parent / "docs" / "answers.md"
 ENVIRONMENT = {name: f"sk-{name.lower()}-0123456789" for name in ("UPSTREAM_KEY", "ACME_KEY", "TALLY_MASTER_KEY")}
 
 
@@ -51,6 +53,19 @@ def test_the_client_in_the_readme_prints_the_winner_and_the_vote(
 def test_every_strategy_is_explained() -> None:
     text = README.read_text(encoding="utf-8")
     assert [name for name in STRATEGIES if f"| `{name}` |" not in text] == []
+
+
+def test_every_kind_of_answer_is_explained_in_both_places() -> None:
+    for file in (README, ANSWERS):
+        text = file.read_text(encoding="utf-8")
+        assert [kind for kind in get_args(AnswerKind) if f"| `{kind}` |" not in text] == [], file.name
+
+
+def test_the_configurations_in_the_page_on_answers_have_no_mistake() -> None:
+    blocks = re.findall(r"```yaml\n(.*?)```", ANSWERS.read_text(encoding="utf-8"), re.DOTALL)
+    assert len(blocks) == 3
+    for each in blocks:
+        parse_config(yaml.safe_load(each), "answers.md", ENVIRONMENT)
 
 
 @pytest.mark.parametrize("name", ["demo", "tests"])
