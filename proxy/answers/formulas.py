@@ -2,7 +2,7 @@
 
 import re
 
-from proxy.answers.canonical import Label, canonical
+from proxy.answers.canonical import Label
 
 _LONGEST = 200
 _DEEPEST = 20
@@ -18,15 +18,14 @@ _DELIMITERS = ((r"\(", r"\)"), (r"\[", r"\]"), ("$$", "$$"), ("$", "$"))
 def formula(text: str, label: Label) -> str | None:
     """The answer `text` as the reply writes it, without delimiters, where algebra may read it; else None.
 
-    Of numbers too, for another answer may be a formula that has their value. Words, choices, percentages and dates
-    have none, nor has what is over 200 characters or has brackets nested over 20 deep.
+    Numbers have their value, for another answer may be a formula that comes to it. Words, choices, percentages and
+    dates have none, nor has what is over 200 characters or has brackets nested over 20 deep.
     """
+    if label[0] == "number":
+        return str(label[1])
     bare = _undelimited(text)
     if not bare or len(bare) > _LONGEST or _depth(bare) > _DEEPEST:
         return None
-    if label[0] == "number":
-        # a unit may have been left out
-        return bare if canonical(bare) == label else str(label[1])
     if label[0] == "tuple":
         return bare
     return bare if label[0] == "text" and _is_formula(bare, str(label[1])) else None

@@ -95,9 +95,10 @@ class Texts:
             return None
         if kind != "auto":
             return Answer(label, shown(said), pointed, formula(said, label) if kind == "math" else None)
-        option = self._options.named(label) or self._options.named(canonical(text if is_short(text) else said))
-        if option is not None:
-            return Answer(option, shown(said), pointed)
+        if self._options:
+            option = self._options.named(label) or self._options.named(canonical(text if is_short(text) else said))
+            if option is not None:
+                return Answer(option, shown(said), pointed)
         return Answer(label, shown(said), pointed, formula(said, label))
 
     def _matched(self, text: str) -> Answer | None:
