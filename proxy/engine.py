@@ -11,7 +11,18 @@ from proxy.drawing import Drawer, Query, Wave
 from proxy.errors import ClientGone, TallyError
 from proxy.ledger import Ledger, RequestRow
 from proxy.picking import Picker, to_pick
-from proxy.verdict import DEADLINE, GONE, PROSE, Verdict, failed_row, refusal, refused_row, request_row, verdict
+from proxy.verdict import (
+    DEADLINE,
+    GONE,
+    PROSE,
+    Verdict,
+    failed_row,
+    fields_vote,
+    refusal,
+    refused_row,
+    request_row,
+    verdict,
+)
 
 CONTENT_FILTER = "content filter"
 
@@ -169,7 +180,11 @@ class _Run:
         reason = await self._picked(ticket, reason)
         latency_ms = int((self._clock() - query.started) * 1000)
         try:
-            found = verdict(query, reason)
+            if fields_vote(query.plan):
+                # large documents take longer, field by field, than the event loop may stand still
+                found = await asyncio.to_thread(verdict, query, reason)
+            else:
+                found = verdict(query, reason)
         except TallyError as error:
             self._fail(ticket, failed_row(query.plan, query.purse, error, latency_ms), error)
             return

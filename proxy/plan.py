@@ -68,6 +68,9 @@ class Planner:
         name = wish.strategy or tenant.strategy or self._catalogue.strategy(model) or self._default.name
         blind = picks(answer) and name not in _FIXED
         strategy = self._capped("self_consistency" if blind else name, wish, tenant)
+        if picks(answer) and strategy.verdict == "weighted":
+            # texts have no votes to weigh, and scores that nobody looks at would be paid for all the same
+            strategy = replace(strategy, verdict="majority")
         reason = None if name == "off" else _unscalable(request, strategy, answer)
         if reason is not None:
             strategy = self._capped("off", wish, tenant)

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from proxy.answers import Candidate, Composed, kin, question, winner
-from proxy.core.batch import BUDGET
+from proxy.core.batch import BUDGET, CONFIDENT, NO_SCORES, PRICED, ROUND_CAP, SAMPLE_CAP, SPENT
 from proxy.core.mode import chance_of_mode
-from proxy.core.strategies import rule_for
+from proxy.core.strategies import rule_for, scored
 from proxy.core.vote import Ballot as Vote
 from proxy.core.vote import Votes, admitted, poll, voices
 from proxy.drawing import Drawn, Query
@@ -22,6 +22,9 @@ UNVOTED = "no votes"
 DEADLINE = "deadline"
 GONE = "client gone"
 PROSE = "prose"
+
+_ENOUGH = frozenset({None, CONFIDENT, PRICED, ROUND_CAP, SAMPLE_CAP, SPENT})
+"""Why a strategy ends that went its way."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,9 +129,7 @@ def verdict(query: Query, reason: str | None) -> Verdict:
         votes=tuple((texts[label], count) for label, count in votes.counts),
         confidence=confidence,
         first_answer=samples[0].answer.text if samples[0].answer else None,
-        reason=reason
-        or (BUDGET if query.cut else query.plan.reason)
-        or (None if votes.counts or query.picked or not scaled else UNVOTED),
+        reason=_reason(query, reason, samples, votes),
         purse=query.purse,
         head=query.head,
         ballots=tuple(
@@ -139,12 +140,17 @@ def verdict(query: Query, reason: str | None) -> Verdict:
         if query.plan.detail
         else None,
         question=question(query.request) if query.plan.store_question else None,
-        said=_said(query, returned.choice) if query.plan.answer.per_field else None,
+        said=_said(query, returned.choice) if fields_vote(query.plan) else None,
         composed=returned.made,
         picked=query.picked,
         chance_right=chance_right,
         low_confidence=_low(query.plan, confidence if chance_right is None else chance_right),
     )
+
+
+def fields_vote(plan: Plan) -> bool:
+    """Whether the fields of JSON vote for themselves; what is passed through stays as it is."""
+    return plan.answer.per_field and plan.strategy.name != "off"
 
 
 def refusal(plan: Plan, found: Verdict) -> LowConfidence | None:
@@ -226,6 +232,16 @@ def failed_row(plan: Plan, purse: Purse, error: TallyError, latency_ms: int) -> 
     )
 
 
+def _reason(query: Query, reason: str | None, samples: Sequence[Drawn], votes: Votes) -> str | None:
+    """Why it was not scaled, or stopped early; before why its strategy had enough, that it had no votes or scores."""
+    strategy = query.plan.strategy
+    told = reason or (BUDGET if query.cut else query.plan.reason)
+    if told is None and not votes.counts and query.picked is None and strategy.name != "off":
+        return UNVOTED
+    unscored = scored(strategy) and all(sample.score is None for sample in samples)
+    return NO_SCORES if unscored and told in _ENOUGH else told
+
+
 def _confidence(votes: Votes, label: object) -> float | None:
     """How sure it is that the label returned is the mode; None where it has no votes: it abstained, or was composed."""
     place = next((place for place, (voted, _) in enumerate(votes.counts) if voted == label), None)
@@ -265,7 +281,7 @@ def _vote(samples: Sequence[Drawn], labels: Sequence[object], strategy: Strategy
 def _returned(query: Query, samples: Sequence[Drawn], candidates: Sequence[Candidate], leader: object) -> Composed:
     """What is returned: what was picked, or what the fields voted for, or the sample that speaks for the leader."""
     picked = next((place for place, sample in enumerate(samples) if sample.draw.id == query.pick), None)
-    if picked is None and query.plan.answer.per_field and _is_json(leader):
+    if picked is None and fields_vote(query.plan) and _is_json(leader):
         composed = query.reader.compose(
             [
                 sample.choice if _is_json(candidate.label) and not candidate.truncated else None

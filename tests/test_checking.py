@@ -58,6 +58,26 @@ def test_a_missing_price_is_nothing_to_tenants_that_it_does_not_keep_from_a_mode
     assert found(params) == []
 
 
+@pytest.mark.parametrize(("kind", "good"), [("reward", False), ("judge", True)])
+def test_a_reward_model_needs_a_server_that_speaks_vllms_interfaces(kind: str, good: bool) -> None:
+    scorer = {"kind": kind, "model": "verifier"}
+
+    def check(model: str) -> None:
+        entry = {"model_name": "verifier", "litellm_params": {"model": model, "api_base": URL}}
+        config = parse_config({"model_list": [entry], "scaling": {"scorer": scorer}}, "file", {})
+        assert check_models(config, "file", environ={}, prices=PRICES) == ()
+
+    check("hosted_vllm/prm")
+    if good:
+        check("cohere/rerank")
+        return
+    with pytest.raises(ConfigError) as caught:
+        check("cohere/rerank")
+    (problem,) = caught.value.problems
+    assert problem.key == f"{WHERE}.model"
+    assert "cohere/rerank is no reward model's server" in problem.reason
+
+
 def test_every_mistake_is_named_at_once() -> None:
     homeless = ("custom_openai", "hosted_vllm")
     with pytest.raises(ConfigError) as caught:

@@ -189,6 +189,15 @@ def test_a_check_names_file_key_and_reason_and_serves_nothing(tmp_path: Path) ->
     assert check(tmp_path / "none.yaml")[0] == 2
 
 
+def test_a_check_reads_the_calibration(tmp_path: Path) -> None:
+    path = tmp_path / "tally.json"
+    scaling = {"calibration": str(tmp_path / "calibration.json")}
+    path.write_text(json.dumps(configuration("http://127.0.0.1:9/v1", tmp_path, scaling=scaling)))
+    code, _, error = check(path)
+    assert code == 2
+    assert "calibration.json: cannot be read" in " ".join(error.split())
+
+
 def test_a_check_notes_what_is_accepted_and_not_honoured(tmp_path: Path) -> None:
     path = tmp_path / "tally.json"
     entry = deployment("http://127.0.0.1:9/v1", litellm_params={"rpm": 5, "num_retries": 2, "top_k": 3})

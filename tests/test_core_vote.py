@@ -69,8 +69,8 @@ def test_without_a_rule_the_poll_is_the_plurality() -> None:
     assert poll([Ballot(label) for label in said], Rule()) == plurality(said)
 
 
-def test_weighted_votes_add_up_scores_and_one_without_a_score_weighs_nothing() -> None:
-    ballots = [Ballot("a", 0.2), Ballot("a", None), Ballot("a", 0.2), Ballot("b", 0.5)]
+def test_weighted_votes_add_up_scores() -> None:
+    ballots = [Ballot("a", 0.2), Ballot("a", 0.0), Ballot("a", 0.2), Ballot("b", 0.5)]
     votes = poll(ballots, Rule(by="weighted"))
     assert votes.counts == (("b", 1), ("a", 3))
     assert poll([Ballot("a"), Ballot("b"), Ballot("b")], Rule(by="weighted")).leader == "b"
@@ -200,3 +200,11 @@ def test_the_leader_is_of_the_largest_class_at_every_level(said: list[tuple[str,
     assert [label for label, _ in groupby(label[:2] for label, _ in votes.counts if isinstance(label, tuple))] == list(
         dict.fromkeys(label[:2] for label, _ in votes.counts if isinstance(label, tuple))
     )
+
+
+@pytest.mark.parametrize("by", ["weighted", "best"])
+def test_a_score_that_never_came_counts_as_the_mean_of_those_that_did(by: Literal["weighted", "best"]) -> None:
+    lost = [Ballot("a"), Ballot("b", 0.05), Ballot("a", float("nan")), Ballot("a")]
+    assert poll(lost, Rule(by=by)).leader == "a"
+    told = [Ballot("a"), Ballot("b", 0.9), Ballot("c", 0.1)]
+    assert poll(told, Rule(by=by)).counts == (("b", 1), ("a", 1), ("c", 1))

@@ -1,7 +1,10 @@
 """Batches at work: who shares one, when it closes, and how nobody in it suffers from another."""
 
 import asyncio
+import json
+import time
 from contextlib import suppress
+from dataclasses import replace
 from math import log
 from typing import Any
 
@@ -14,8 +17,8 @@ from proxy.core.prior import Prior
 from proxy.drawing import Query
 from proxy.errors import TallyError, UpstreamError, UpstreamTimeout
 from proxy.scoring.logprobs import LogprobScorer
-from proxy.types import JSON, Strategy, Tenant
-from proxy.verdict import Verdict
+from proxy.types import JSON, AnswerSpec, Strategy, Tenant
+from proxy.verdict import Verdict, verdict
 from tests.bench import Bench, bench
 from tests.fake_upstream import Call, FakeUpstream, Fault, InOrder, Reply, Turns
 from tests.served import RATES
@@ -260,6 +263,34 @@ async def test_a_probe_that_shows_an_answer_is_the_first_of_the_samples() -> Non
         async with bench(upstream.base_url) as made:
             found = await made.batcher.submit(made.query(probe=True))
     assert ([call.n for call in upstream.calls], found.first_answer, found.samples) == ([1, 3], "42", 4)
+
+
+async def test_a_vote_over_very_many_fields_leaves_the_event_loop_to_others() -> None:
+    documents = [json.dumps({f"{number}": [number % (place + 2)] for number in range(900)}) for place in range(16)]
+    gaps = [0.0]
+
+    async def watch() -> None:
+        while True:
+            before = time.monotonic()
+            await anyio.sleep(0.002)
+            gaps.append(time.monotonic() - before)
+
+    with FakeUpstream(documents) as upstream:
+        async with bench(upstream.base_url) as made, anyio.create_task_group() as tasks:
+            # in one piece: a stream of so many words is slow
+            made.deployment.streams = False
+            query = made.query(parameters={"samples": 16})
+            query = replace(query, plan=replace(query.plan, answer=AnswerSpec("json", per_field=True)))
+            tasks.start_soon(watch)
+            found = await made.batcher.submit(query)
+            # a last gap is told when it is over
+            await anyio.sleep(0.01)
+            tasks.cancel_scope.cancel()
+    assert found.composed
+    began = time.monotonic()
+    verdict(query, None)
+    alone = time.monotonic() - began
+    assert max(gaps) < alone / 2, alone
 
 
 @pytest.mark.parametrize("strategy", ["dynscaling", "optscale"])

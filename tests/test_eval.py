@@ -110,6 +110,31 @@ def test_every_sample_is_kept_as_a_pool_that_replays(stage: Stage, evaluate: Eva
     assert sum(sample.tokens for question in pool.questions for sample in question.samples) == stage.completion_tokens
 
 
+def test_what_algebra_finds_right_is_right_in_the_pool_too(stage: Stage, evaluate: Evaluate, folder: Path) -> None:
+    write(folder, [{"id": "1", "question": "How long is it?", "gold": "11\\sqrt{5}+11"}])
+    stage.says(["\\boxed{11(1+\\sqrt{5})}", "\\boxed{12}", "\\boxed{11(\\sqrt{5}+1)}", "\\boxed{11\\sqrt{5}+11}"])
+    result = evaluate("--strategies", "self_consistency", "--answer", "math")
+    assert cells(result, "self_consistency")[2] == "100.0 %"
+    assert [draw["right"] for draw in kept(folder)[0]["draws"]] == [True, False, True, True]
+    (question,) = read_pool(folder / "out" / "pool-self_consistency.jsonl.gz").questions
+    assert [sample.label == question.gold for sample in question.samples] == [True, False, True, True]
+
+
+def test_draws_kept_before_it_was_known_whether_they_are_right_are_compared_as_written(
+    stage: Stage, evaluate: Evaluate, folder: Path
+) -> None:
+    stage.says(script())
+    evaluate("--strategies", "self_consistency", "--concurrency", "1")
+    pool = folder / "out" / "pool-self_consistency.jsonl.gz"
+    before = read_pool(pool).questions
+    old = kept(folder)
+    for line in old:
+        line["draws"] = [{name: value for name, value in draw.items() if name != "right"} for draw in line["draws"]]
+    (folder / "out" / "results.jsonl").write_text("".join(json.dumps(line) + "\n" for line in old))
+    assert evaluate("--strategies", "self_consistency").exit_code == 0
+    assert read_pool(pool).questions == before
+
+
 def test_samples_that_saw_others_are_not_in_the_pool(stage: Stage, evaluate: Evaluate, folder: Path) -> None:
     stage.says(script())
     assert evaluate("--strategies", "dynscaling", "--limit", "1", "--max-samples", "8").exit_code == 0

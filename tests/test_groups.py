@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+import time
 from collections.abc import Hashable, Sequence
 from fractions import Fraction
 from random import Random
@@ -245,3 +246,44 @@ def test_many_different_answers_leave_room_for_others() -> None:
         return ticks
 
     assert asyncio.run(main()) >= 20
+
+
+def test_many_different_quantities_within_a_tolerance_hold_nobody_up() -> None:
+    answers = [bare(f"{10**60 + 10**59 * place}/{10**60}") for place in range(512)]
+
+    async def main() -> float:
+        longest, last = 0.0, time.perf_counter()
+
+        async def tick() -> None:
+            nonlocal longest, last
+            while True:
+                await asyncio.sleep(0)
+                longest, last = max(longest, time.perf_counter() - last), time.perf_counter()
+
+        async with asyncio.TaskGroup() as tasks:
+            ticking = tasks.create_task(tick())
+            await Groups(AnswerSpec("number", tolerance=0.0001)).in_order(answers)
+            ticking.cancel()
+        return longest
+
+    assert asyncio.run(main()) < 0.1
+
+
+TOLERANCES = st.sampled_from([1e-17, 1e-9, 0.01, 0.1, 0.5, 0.99])
+SIZES = st.sampled_from([-300, -151, -150, -149, 0, 149, 150, 151, 300])
+
+
+@given(st.integers(-(10**6), 10**6), st.integers(1, 1000), SIZES, st.fractions(-2, 2, max_denominator=20), TOLERANCES)
+def test_a_tolerance_is_exact_for_numbers_of_any_size(
+    top: int, bottom: int, size: int, share: Fraction, tolerance: float
+) -> None:
+    exact = Fraction(str(tolerance))
+    one = Fraction(top, bottom) * Fraction(10) ** size
+    other = one * (1 + exact * share)
+    near = abs(one - other) <= exact * max(abs(one), abs(other))
+    spec = AnswerSpec("number", tolerance=tolerance)
+    assert alike(bare(str(one)), bare(str(other)), spec) is near
+
+
+def bare(value: str) -> Answer:
+    return Answer(("quantity", str(Fraction(value)), None, str(Fraction(value))), value, marked=True)

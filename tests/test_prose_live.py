@@ -277,6 +277,14 @@ def test_the_pick_may_be_configured_anywhere(tmp_path: Path, place: str) -> None
             assert told(stage.ask(None, messages=ASK))["votes"]
 
 
+def test_texts_have_no_votes_to_weigh_and_so_no_score_is_paid(tmp_path: Path) -> None:
+    scorer = {"kind": "judge", "model": "verifier"}
+    with staged(tmp_path, aliases=("verifier",), scaling={"verdict": "weighted", "scorer": scorer}) as stage:
+        stage.says(tells(RAIN))
+        assert told(ask(stage, extra_body=picking()))["picked"] == "central"
+        assert [call.n for call in stage.calls] == [4]
+
+
 def test_other_models_may_embed_and_pick_and_are_charged_to_the_same_tenant(tmp_path: Path) -> None:
     def script(call: Call) -> Any:
         if call.path.endswith("/embeddings"):

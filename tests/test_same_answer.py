@@ -1,13 +1,13 @@
 """Which replies say the same, over all kinds of answers, and what that does to a vote."""
 
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
 from proxy.answers import Answer, Reader, truncated
 from proxy.answers.alike import alike
 from proxy.core.vote import Ballot, Rule, poll
-from proxy.types import JSON, AnswerSpec, Choice
+from proxy.types import JSON, AnswerKind, AnswerSpec, Choice
 
 Reply = str | list[tuple[str, str]]
 """The text of a reply, or the names and arguments of the tools it calls."""
@@ -60,6 +60,13 @@ MATH_SAME: Pairs = [
     (r"\boxed{18 \text{ eggs}}", r"\boxed{18}"),
     (r"The answer is $11,\! 111,\! 100$.", r"\boxed{11111100}"),
     ("The answer is x^4 + x^3 + x^2 + x + 1 + 2 y^2 + 3 y.", r"\boxed{x^4+x^3+x^2+x+1+2y^2+3y}"),
+    (r"\boxed{\infty}", r"The answer is $\infty$."),
+    (r"\boxed{<}", r"The answer is $<$."),
+    (r"\boxed{\left| x \right|}", r"\boxed{|x|}"),
+    ("| 42 |", r"\boxed{42}"),
+    (r"\boxed{1.234,56}", "The answer is 1,234.56."),
+    (r"\boxed{\frac{1}{2x}}", r"\boxed{1/(2x)}"),
+    (r"\boxed{A \text{ and } C}", "The answer is (A) and (C)."),
 ]
 MATH_DIFFERENT: Pairs = [
     (r"\boxed{42}", r"\boxed{41}"),
@@ -92,6 +99,23 @@ MATH_DIFFERENT: Pairs = [
     (r"\boxed{x < 2}", r"\boxed{x > 2}"),
     (r"\boxed{1/2}", r"\boxed{2/1}"),
     (r"\boxed{9^{9^{9^9}}}", r"\boxed{9^{9^9}}"),
+    (r"\boxed{\infty}", r"\boxed{-\infty}"),
+    (r"\boxed{<}", r"\boxed{>}"),
+    (r"\boxed{>5}", r"\boxed{5}"),
+    (r"\boxed{\frac{1}{2}x}", r"\boxed{\frac{1}{2x}}"),
+    (r"\boxed{\frac{\sqrt{2}}{2}x}", r"\boxed{\frac{\sqrt{2}}{2x}}"),
+    (r"\boxed{3\frac{1}{x}}", r"\boxed{\frac{31}{x}}"),
+    (r"\boxed{1 12}", r"\boxed{11 2}"),
+    (r"\boxed{|x|}", r"\boxed{x}"),
+    (r"\boxed{n!}", r"\boxed{n}"),
+    (r"\boxed{y'}", r"\boxed{y}"),
+    (r"\boxed{R - r}", r"\boxed{r - R}"),
+    (r"\boxed{\Delta}", r"\boxed{\delta}"),
+    (r"\boxed{\text{AaBb}}", r"\boxed{\text{AABB}}"),
+    (r"\boxed{\sim p}", r"\boxed{p}"),
+    ("It is x = 3 and y = 4.", "It is x = 5 and y = 4."),
+    ("(a) 3, (b) 4", "(a) 5, (b) 4"),
+    ("The answer is (A) and (C).", "The answer is (A)."),
     ("I could not find it.", r"\boxed{42}"),
     ("I don't know.", "I don't know."),
     ("", ""),
@@ -141,6 +165,14 @@ NUMBER_SAME: Pairs = [
     ("1,234.50", "$1234.5"),
     ("2.5 x 10^3 m", "The answer is 2.5 km."),
     ("5 blue marbles", "The answer is 5 marbles."),
+    ("It costs 1.234,56 \u20ac.", "It costs \u20ac1,234.56."),
+    ("1.234.567", "1 234 567"),
+    ("It weighs 5 kg [1].\n\n[1]: a book", "It weighs 5 kg."),
+    ("She sold it for $1.5B.", "1.5 billion dollars"),
+    ("It takes 5 \u00b1 0.2 s.", "The answer is 5."),
+    ("He is 5'6\" tall.", "5 feet 6 inches"),
+    ("He got 3 out of 5 right.", "He got 3 right."),
+    ("The probability is 1/4, or 25%.", "25%"),
 ]
 NUMBER_DIFFERENT: Pairs = [
     ("The answer is 5 km.", "The answer is 5 m."),
@@ -177,6 +209,19 @@ NUMBER_DIFFERENT: Pairs = [
     ("Between 3-5", "5"),
     ("42 red marbles", "42 blue marbles"),
     ("He came 4th.", "4"),
+    ("It costs 1.234,56 \u20ac.", "It costs 1.234,57 \u20ac."),
+    ("It is 5,000 [1].", "It is 6,000 [1]."),
+    ("$5k", "$5"),
+    ("$1.5B", "$1.5M"),
+    ("5M", "5 m"),
+    ("It takes 5 +/- 0.2 s.", "It takes 6 +/- 0.2 s."),
+    ("He is 5'6\" tall.", "He is 4'6\" tall."),
+    ("3 out of 5", "2 out of 5"),
+    ("The answer is between 3 and 5.", "5"),
+    ("It takes 3 to 5 days.", "5 days"),
+    ("twenty-first", "20"),
+    ("two thirds", "2"),
+    ("3 and a half", "3"),
 ]
 NEAR_SAME: Pairs = [
     ("The answer is 100.", "The answer is 99."),
@@ -215,6 +260,14 @@ CHOICE_SAME: Pairs = [
     ("Clearly ROME!", '"Rome"'),
     ("The answer is B because it is Rome.", "Rome."),
     ("It is not Paris, it is Rome.", "B"),
+    ("The answer is B, not C.", "B"),
+    ("The answer is B (C is in the south).", "B"),
+    ("It is B; C and D are wrong.", "B"),
+    ("Option C is wrong. Option B is right.", "B"),
+    ("**B**\n\n" + "So it has been for many years. " * 10 + "(C) is far from there.", "B"),
+    ("Both A and C", "The answer is (A) and (C)."),
+    ("A, C", "A and C"),
+    ("B!", "B"),
 ]
 CHOICE_DIFFERENT: Pairs = [
     ("A", "B"),
@@ -231,6 +284,12 @@ CHOICE_DIFFERENT: Pairs = [
     ("The answer is (A).", "The answer is Rome."),
     ("", "A"),
     ("I cannot help with that.", "A"),
+    ("A and B", "B"),
+    ("(A) and (B)", "A"),
+    ("The answer is A and C.", "The answer is C."),
+    ("Neither A nor B", "B"),
+    ("It is either A or B.", "B"),
+    ("All except C", "C"),
 ]
 SUM_SAME: Pairs = [
     ("7", "B"),
@@ -296,6 +355,19 @@ FREE_LABEL_DIFFERENT: Pairs = [
     ("Positive", "Negative"),
     ("very positive", "positive"),
     ("not sure", "not sure"),
+]
+
+TOTAL_SAME: Pairs = [
+    ('{"total": 1, "why": "so"}', '{"why": "because", "total": 1.0}'),
+    ('{"total": "Rome"}', '```json\n{"total": " rome"}\n```'),
+    ('{"total": [1, {"a": 2}]}', '{"total": [1.0, {"a": 2}], "other": null}'),
+    ('{"total": null}', '{ "total" : null }'),
+]
+TOTAL_DIFFERENT: Pairs = [
+    ('{"total": 1}', '{"total": 2}'),
+    ('{"total": 1}', '{"total": "1"}'),
+    ('{"sum": 1}', '{"sum": 1}'),
+    ("The total is 1.", "The total is 1."),
 ]
 
 JSON_SAME: Pairs = [
@@ -427,6 +499,14 @@ AUTO_SAME: Pairs = [
     ("Jane Austen", "The answer is Jane Austen."),
     ("y = 3x", "The answer is $3x$."),
     ("2, 3, 5", r"\boxed{2, 3, 5}"),
+    ("Yes \u2014 because 17 has no divisors.", "The answer is: Yes, it is."),
+    ("False. 3 > 2.", "false"),
+    ("In July 1969.", "July 1969"),
+    ('{"label": "spam", "score": 0.9}', '```json\n{"score": 0.90, "label": "spam"}\n```'),
+    ("I'm afraid I can't do that.", "I must decline."),
+    ("No, I can't help you with that.", "Apologies, but I can't assist."),
+    ("I cannot give an exact number, but it is about 42.", "42"),
+    ("3 and 4", "The answers are 3 and 4."),
 ]
 AUTO_DIFFERENT: Pairs = [
     ("42", "41"),
@@ -451,6 +531,17 @@ AUTO_DIFFERENT: Pairs = [
     ("x+1", "x-1"),
     ("J. K. Rowling", "J. R. R. Tolkien"),
     ("forty-two", "forty-three"),
+    ("B, A, C", "C, A, B"),
+    ("Yes, 17 is prime.", "17"),
+    ("True, since 3 > 2.", "2"),
+    ("July 1969", "June 1969"),
+    ("On March 3.", "On April 3."),
+    ('{"label": "spam", "score": 0.9}', '{"label": "ham", "score": 0.9}'),
+    ("positive (0.95)", "negative (0.95)"),
+    ("x = 3, y = 4", "x = 5, y = 4"),
+    ("Apples: 3, pears: 4", "Apples: 5, pears: 4"),
+    ("1. Paris\n2. Rome", "1. Oslo\n2. Bern"),
+    ("between 3 and 5", "5"),
     ("9" * 2_000, "9" * 1_999 + "8"),
 ]
 LISTED_SAME: Pairs = [
@@ -476,6 +567,7 @@ TABLE: list[tuple[AnswerSpec, JSON, Pairs, Pairs]] = [
     (AnswerSpec("label", options=("Spam", "Not spam", "Unclear")), {}, LABEL_SAME, LABEL_DIFFERENT),
     (AnswerSpec("label"), {}, FREE_LABEL_SAME, FREE_LABEL_DIFFERENT),
     (AnswerSpec("json"), OBJECT, JSON_SAME, JSON_DIFFERENT),
+    (AnswerSpec("json_path", path="$.total"), {}, TOTAL_SAME, TOTAL_DIFFERENT),
     (AnswerSpec("tool_calls"), {}, TOOLS_SAME, TOOLS_DIFFERENT),
     (AnswerSpec("regex", pattern=r"(?i)verdict[:=]\s*(\S+?)[,.]?(?:\s|$)"), {}, REGEX_SAME, REGEX_DIFFERENT),
     (AnswerSpec("code"), {}, CODE_SAME, CODE_DIFFERENT),
@@ -521,9 +613,7 @@ def test_there_are_enough_pairs_of_both_sorts_over_all_kinds() -> None:
     equal, unequal = sum(len(same) for _, _, same, _ in TABLE), sum(len(other) for _, _, _, other in TABLE)
     assert equal + unequal >= 320
     assert 0.4 < equal / (equal + unequal) < 0.6
-    assert {row[0].kind for row in TABLE} == {
-        *("math", "number", "choice", "label", "json", "tool_calls", "regex", "code", "text", "auto")
-    }
+    assert {row[0].kind for row in TABLE} == set(get_args(AnswerKind))
 
 
 # votes ---------------------------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 import time
 from math import exp, log
 
+import anyio
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -94,6 +95,25 @@ async def test_the_lowest_group_finds_the_unsure_passage_that_a_mean_hides() -> 
         assert await lowest.score(purse, ASK, doubtful, later) == pytest.approx(exp(-1.4))
 
 
+async def test_the_lowest_group_of_a_very_long_reply_leaves_the_event_loop_to_others() -> None:
+    long = tokens(*[(-0.1, [-0.1, -3.0, -4.0, -5.0, -6.0])] * 60_000)
+    turns = 0
+
+    async def count() -> None:
+        nonlocal turns
+        while True:
+            await anyio.sleep(0.002)
+            turns += 1
+
+    async with bench() as made, anyio.create_task_group() as tasks:
+        tasks.start_soon(count)
+        scorer = LogprobScorer(confidence="lowest_group")
+        assert await scorer.score(made.purse(), ASK, long, time.monotonic() + 10) is not None
+        tasks.cancel_scope.cancel()
+    # on the loop itself it would leave none but those before and after
+    assert turns > 5
+
+
 def test_the_lowest_group_goes_by_the_alternatives_where_they_are_told() -> None:
     sure, unsure = (-0.1, [-0.1, -6.0, -8.0]), (-0.1, [-0.9, -1.1, -1.6])
     confidence = (0.9 + 1.1 + 1.6) / 3
@@ -177,6 +197,16 @@ async def test_a_judge_that_refuses_log_probabilities_is_asked_without_and_remem
             rows = await charged(made, upstream)
     assert ["logprobs" in call.body for call in upstream.calls] == [True, False, False]
     assert {row["purpose"] for row in rows} == {"judge"}
+
+
+async def test_a_judge_that_takes_no_temperature_is_asked_without_and_with_room_to_think() -> None:
+    with FakeUpstream(lambda call: Fault(400) if "temperature" in call.body else "8") as upstream:
+        async with bench(upstream.base_url) as made:
+            assert await grade(made) == await grade(made) == pytest.approx(8 / 9)
+            assert not made.deployment.gives_logprobs
+            await charged(made, upstream)
+    assert [call.max_tokens for call in upstream.calls] == [16, 16, 1024, 16, 1024]
+    assert "max_tokens" not in upstream.calls[-1].body
 
 
 async def test_a_judge_that_refuses_everything_is_not_thought_to_refuse_log_probabilities() -> None:

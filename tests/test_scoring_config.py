@@ -66,6 +66,18 @@ def test_every_mistake_of_a_scorer_is_told_by_its_key_and_reason(scaling: JSON, 
     assert reason in problem.reason
 
 
+@pytest.mark.parametrize("section", ["model_list", "tenants"])
+def test_optscale_has_no_agreement_to_go_by_at_a_model_or_a_tenant_either(section: str) -> None:
+    data: JSON = {"model_list": [dict(MODELS[0])], "tenants": [{"name": "acme"}]}
+    data[section][0]["strategy"] = "optscale"
+    parse_config(data, "test", {})
+    with pytest.raises(ConfigError) as wrong:
+        parse_config({**data, "scaling": {"scorer": {"kind": "agreement"}}}, "test", {})
+    (problem,) = wrong.value.problems
+    assert problem.key == f"{section}[0].strategy"
+    assert "optscale needs scores while it draws" in problem.reason
+
+
 def test_a_body_may_ask_for_a_vote() -> None:
     body: JSON = {"model": "a", "messages": [{"role": "user", "content": "x"}]}
     for asked in ("majority", "weighted", "best"):

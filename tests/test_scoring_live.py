@@ -150,6 +150,16 @@ def test_a_verifier_that_the_budget_does_not_hold_is_not_asked(tmp_path: Path, s
         assert [made.path for made in stage.calls] == ["/v1/chat/completions"]
 
 
+@pytest.mark.parametrize("strategy", ["self_consistency", "adaptive", "best_of_n"])
+def test_a_vote_by_scores_that_nobody_told_goes_by_the_majority_and_says_so(tmp_path: Path, strategy: str) -> None:
+    with staged(tmp_path, scaling={"samples": 4}) as stage:
+        stage.says(Reply(["The answer is 42."], logprobs=False))
+        tally = told(stage.ask(strategy, extra_body={"tally": {"verdict": "weighted"}}))
+        assert (tally["answer"], tally["reason"]) == ("42", "no scores")
+        stage.says(Reply(["The answer is 42."]))
+        assert told(stage.ask(strategy, extra_body={"tally": {"verdict": "weighted"}}))["reason"] != "no scores"
+
+
 def test_agreement_costs_nothing_and_goes_with_the_majority(tmp_path: Path) -> None:
     with scoring(tmp_path, {"kind": "agreement"}) as stage:
         for strategy in ("best_of_n", "self_consistency"):

@@ -240,6 +240,16 @@ def test_where_fields_vote_the_result_may_be_no_samples_and_says_so(stage: Stage
     assert (tally["composed"], tally["winner"], tally["answer"]) == (True, 0, message.content)
 
 
+def test_what_is_passed_through_is_not_composed_and_does_not_say_so(stage: Stage) -> None:
+    told_by = [json.dumps(made) for made in ({"a": 1, "b": 1}, {"a": 1, "b": 2, "c": 1}, {"a": 2, "b": 2})]
+    stage.says(told_by)
+    wish = {"tally": {"strategy": "off", "answer": {"kind": "json", "per_field": True}}}
+    reply = stage.ask(None, n=3, response_format={"type": "json_object"}, extra_body=wish)
+    assert [choice.message.content for choice in reply.choices] == told_by
+    assert "composed" not in told(reply)
+    assert told(reply)["answer"] == told_by[0]
+
+
 def test_a_composed_result_has_no_log_probabilities_and_a_sample_has_its_own(stage: Stage) -> None:
     body = {"tally": {"samples": 3, "answer": {"per_field": True}}}
     stage.says(Reply(FIELDS))

@@ -58,7 +58,7 @@ _SYMBOLS = str.maketrans(
 )
 _DELIMITERS = re.compile(r"\$|\\[()\[\]]|\\(?:left|right|displaystyle|[bB]igg?[lr]?)(?![a-zA-Z])|[.,;:]\s*$")
 _THIN = re.compile(r"(?<=\d)(?:\\[,!;: ]|\{,\})(?=\d)")
-_GROUPED = re.compile(r"(?<![\d.])\d{1,3}(?:([ ,])\d{3})(?:\1\d{3})*(?![\d])")
+_GROUPED = re.compile(r"(?<![\d.(\[])(?<!\\\{)\d{1,3}(?:([ ,])\d{3})(?:\1\d{3})*(?![\d])")
 _MIXED = re.compile(r"(?<![\d.])(\d+) +(\d+)/(\d+)(?!\d)")
 _DECIMAL = re.compile(r"(\d*)\.(\d+)")
 _ROOT = re.compile(r"\\sqrt ?\(([^()]*)\)|(?:(?<!\\)sqrt|\u221a) ?(?:\(([^()]*)\)|(\d+|\w))")
@@ -68,7 +68,7 @@ _FUNCTION = re.compile(
 _COMMAND = re.compile(r"\\[a-zA-Z]+")
 _WORDS = re.compile(r"\\(?:text|textbf|textit|mathrm|mbox|operatorname)\s*\{([^{}]*)\}")
 _JOINING = frozenset({"", "or", "and"})
-_UNREADABLE = re.compile(r"[a-zA-Z]{3,}|\d\s+\d|\d[eE][-+]?\d|\d[xX]\d|\d\.(?!\d)|\.{2}")
+_UNREADABLE = re.compile(r"[a-zA-Z]{3,}|'|\d\s+\d|\d[eE][-+]?\d|\d[xX]\d|\d\.(?!\d)|\.{2}")
 _BASED = re.compile(r"\d_\{?(\w+)")
 _LED = re.compile(r"\s*[a-zA-Z](?:_\{?\w+\}?|\([a-zA-Z, ]*\))?\s*(?:=|\\in(?![a-zA-Z]))")
 
@@ -127,7 +127,7 @@ def prepared(text: str) -> Formula | None:
     latex = _MIXED.sub(r"\1\\frac{\2}{\3}", latex)
     latex = _FUNCTION.sub(r"\\\1 ", _ROOT.sub(lambda match: rf"\sqrt{{{match[1] or match[2] or match[3]}}}", latex))
     words = [word.strip().casefold() for word in _WORDS.findall(latex)]
-    bare = _COMMAND.sub("@", _WORDS.sub("@", latex))
+    bare = _COMMAND.sub("@", _WORDS.sub("@", latex.replace(r"\prime", "'")))
     letters = {letter for letter in bare if letter.isalpha()}
     # math-verify reads letters in lower case: R^2 - r^2 would be 0
     if _UNREADABLE.search(bare) or any(letter != letter.lower() and letter.lower() in letters for letter in letters):

@@ -6,6 +6,7 @@ from hashlib import sha256
 from unicodedata import category
 
 from proxy.answers.dates import date
+from proxy.answers.letters import choice, several
 from proxy.answers.numbers import number
 from proxy.answers.plain import plain
 
@@ -13,20 +14,23 @@ Label = tuple[Hashable, ...]
 
 _MAX_LENGTH = 1_000
 _MAX_FORMULA = 200
-_LETTER = re.compile(r"(?:(?:option|choice|answer) )?[(\[]?([a-j])[)\]]?[.:,]?", re.IGNORECASE)
-_LED = re.compile(
-    r"(?:[Oo]ption |[Cc]hoice )?(?:[(\[]([A-Ja-j])[)\]][.:]?|([A-J])(?:\. (?![A-Z]\.)|\))|([B-J]):) ?"
-    r"(?=[^\s,.()\[\]+\-*/=^<>])"
-    r"|(?:[Oo]ption|[Cc]hoice) ([A-J])\b"
-)
 _NAMED = re.compile(r"(?:[A-Za-z]{1,20}(?:_\w{1,3})?|[A-Za-z]\([A-Za-z0-9, ]{1,12}\)) ?= ?(?=[^=\s])")
 _PERCENT = re.compile(r" ?per ?cent$", re.IGNORECASE)
-_ARTICLE = re.compile(r"(?:the|an?) (?=\S)")
+_ARTICLE = re.compile(r"(?:the|an?) (?!(?:and|or) )(?=\S)")
 _WORDY = re.compile(r"[^\W\d_]{2}")
 _FUNCTION = re.compile(r"sqrt|\\[a-zA-Z]+|sin|cos|tan|log|ln|exp|π")
 _OPERATOR = re.compile(r"[-+*/^=<>()\[\]{},\d]")
 _WITH_UNIT = re.compile(r"[-+]?[\d.,]+ [^\W\d]")
-_OUTER = " \t\n\r*_`\"'~|"
+# a bar around a value is no border of a table, `>5` no quotation, `~p` not about p
+_LEFT = re.compile(r"(?:[\s*_`\"':,;?…#]|~(?=[^\W_a-zA-Z]|[\s~$.-])|>(?=\s)|\|(?=\s|[^|]*$))+")
+_RIGHT = " \t\n\r*_`~.,;:?…"
+_PRIMED = re.compile(r"(?:\d|(?<![^\W\d_])[^\W\d_])[\"']+$")
+_FACTORIAL = re.compile(r"(?:[\d)]|(?<![^\W\d_])[a-z])!+$")
+_JOINED = re.compile(r"(?<!\d) | (?!\d)")
+_CAPITAL = re.compile(r"\\[A-Z]")
+_NAMES = re.compile(r"\\[a-zA-Z]+|[^\W\d_]{2,}")
+# AaBb is not AABB
+_GENES = re.compile(r"(?:([A-HJ-Za-hj-z])(?i:\1))+")
 _PAIRS = {"(": ")", "[": "]", "{": "}"}
 _STRIPS = 8
 
@@ -44,7 +48,7 @@ def canonical(text: str) -> Label | None:
     bare = strip(plain(text))
     if not any(mark.isalnum() or category(mark).startswith("S") for mark in bare):
         return None
-    letter = choice(bare)
+    letter = choice(bare) or several(bare)
     if letter is not None:
         return "text", letter
     bare = strip(_NAMED.sub("", bare, count=1)) if _NAMED.match(bare) else bare
@@ -65,22 +69,25 @@ def expression(text: str) -> Label | None:
     return canonical(bare)
 
 
-def choice(text: str) -> str | None:
-    """The letter, in lower case, of a multiple-choice answer in plain text: `B`, `(b)`, `B. Paris`, `Option B`."""
-    match = _LETTER.fullmatch(text)
-    if match is not None:
-        return match[1].lower()
-    match = _LED.match(text)
-    return None if match is None else next(group for group in match.groups() if group).lower()
-
-
 def strip(text: str) -> str:
-    """`text` without outer punctuation, quotes, emphasis, and brackets around a single thing."""
+    """`text` without outer punctuation, quotes, emphasis, and brackets around a single thing.
+
+    What means something stays: `n!`, `f'`, `5"`, `|x|`, `>5`.
+    """
+    quoted = False
     for _ in range(_STRIPS):
         before = text
-        text = text.strip(_OUTER).rstrip(".,;:?…").lstrip(":,;!?…#>")
-        if text.endswith("!") and not text[:-1].rstrip("!").endswith(tuple("0123456789)")):
+        left = _LEFT.match(text)
+        if left is not None:
+            quoted = quoted or '"' in left[0] or "'" in left[0]
+            text = text[left.end() :]
+        text = text.rstrip(_RIGHT)
+        if text.endswith(('"', "'")) and (quoted or not _PRIMED.search(text)):
+            text = text.rstrip("\"'")
+        if text.endswith("!") and not _FACTORIAL.search(text):
             text = text.rstrip("!")
+        if text.endswith("|") and (text[-2:-1].isspace() or text.count("|") == 1):
+            text = text[:-1]
         if text.startswith(".") and not text[1:2].isdigit():
             text = text.lstrip(".")
         if text and _PAIRS.get(text[0]) == text[-1] and not any(mark in text[1:-1] for mark in "()[]{},"):
@@ -96,7 +103,10 @@ def _atom(text: str) -> Label | None:
         return value
     folded = text.casefold()
     if _formal(folded):
-        return "text", "".join(folded.split())
+        # the space in "1 12" is all that tells it from "11 2"
+        return "text", _JOINED.sub("", text if _cased(text) else folded)
+    if _GENES.fullmatch(text) or _CAPITAL.search(text):
+        return "text", text
     folded = strip(_ARTICLE.sub("", " ".join(folded.split()), count=1) if _ARTICLE.match(folded) else folded)
     return ("text", folded) if folded else None
 
@@ -104,6 +114,12 @@ def _atom(text: str) -> Label | None:
 def _formal(text: str) -> bool:
     """Whether spaces in `text` mean nothing: it has digits or operators, and no words."""
     return bool(_OPERATOR.search(text)) and not _WORDY.search(_FUNCTION.sub("", text))
+
+
+def _cased(text: str) -> bool:
+    """Whether a formula tells upper from lower case, as `R - r` and `\\Delta` do."""
+    single = set(_NAMES.sub(" ", text))
+    return bool(_CAPITAL.search(text)) or any(mark != mark.lower() and mark.lower() in single for mark in single)
 
 
 def _sequence(text: str) -> Label | None:

@@ -3,12 +3,16 @@
 import json
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 from proxy.answers.structured import Document, Documents, dump, parse
 from proxy.types import Choice
 
 _DEEPEST = 32
 """Objects that lie deeper vote as a whole."""
+
+_USUAL = 32
+"""Characters of a number that is worth remembering."""
 
 _OBJECT, _ABSENT = ("object",), ("absent",)
 
@@ -95,7 +99,16 @@ def _class(document: Document | None, depth: int) -> Hashable:
 
 def _key(value: object) -> str:
     """Equal for values that are written differently and say the same, as 1 and 1.0 do."""
-    return dump(parse(json.dumps(value)))
+    text = json.dumps(value)
+    if value is None or isinstance(value, str | bool):
+        return text
+    return _number(text) if isinstance(value, int | float) and len(text) <= _USUAL else dump(parse(text))
+
+
+@lru_cache(maxsize=4096)
+def _number(text: str) -> str:
+    # to read it takes far longer than all else here, and most are alike
+    return dump(parse(text))
 
 
 def _closest(cast: Mapping[int, Document], voted: Document) -> list[int]:

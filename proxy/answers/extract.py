@@ -4,15 +4,17 @@ import re
 from collections import deque
 from collections.abc import Iterator
 
-from proxy.answers.canonical import Label, canonical, choice
+from proxy.answers.canonical import Label, canonical
+from proxy.answers.letters import choice
 from proxy.answers.numbers import number
-from proxy.answers.plain import plain
+from proxy.answers.plain import plain, without_notes
 
 Found = tuple[str, Label]
 """An answer as the reply says it, and its label."""
 
 _TRIES = 5
 _MARKER_TAIL = 10_000
+_MOST_LETTERS = 100
 _PHRASE = 1_000
 _MAX_WORDS = 12
 _CONNECTIVE = (
@@ -39,6 +41,14 @@ _SPACED = re.compile(r"(?<=\d) (?=[/*] ?\d)|(?<=[/*]) (?=\d)")
 _TIMES = re.compile(r"(?<=\d) ?[*x] ?(?=10\^)")
 _SUFFIXED = re.compile(r"(.*\d)(?:°[CF]?|[a-zµ][A-Za-z]{0,2})(?:\^[23])?")
 _NO_UNIT = re.compile(r"(?:st|nd|rd|th)$|^\d{4}s$")
+_DENIED = re.compile(
+    r"(?:\b(?:not|neither|nor|than|unlike|except|instead of)|n't(?: be)?)[\s*_(]*(?:[Oo]ption |[Cc]hoice )?[\s*_(]*$"
+)
+_WRONG = re.compile(r"[\s*_)]*(?:(?:and|or|,) *\(?[A-J]\)? )?(?:is|are) (?:also )?(?:incorrect|wrong|false|not)\b")
+_BESIDE = re.compile(
+    r"(?<![\w'])\(?[A-J][*_)]*(?:,? (?:and|or|nor)|,| ?[&/]) ?[\s*_(]*(?:[Oo]ption |[Cc]hoice )?[\s*_(]*$"
+)
+_BEFORE = 40
 _STANDALONE = re.compile(
     r"\(([A-Ja-j])\)|\*\*([A-J])\b|\b(?:[Oo]ption|[Cc]hoice) ([A-J])\b|(?<![\w'\\-])([B-HJ])(?![\w'-])"
 )
@@ -60,7 +70,7 @@ def last_number(text: str, *, strict: bool) -> Found | None:
     end = max(text.rfind(digit) for digit in "0123456789")
     if end < 0:
         return None
-    window = _SPACED.sub("", _TIMES.sub("\u00d7", plain(text[max(0, end - _DIGIT_WINDOW) : end + 40])))
+    window = _SPACED.sub("", _TIMES.sub("\u00d7", without_notes(plain(text[max(0, end - _DIGIT_WINDOW) : end + 40]))))
     if strict and _CLOCK.search(window):
         return None
     for piece in reversed(_PIECE.findall(window)):
@@ -75,19 +85,23 @@ def last_number(text: str, *, strict: bool) -> Found | None:
 
 
 def last_choice(text: str) -> Found | None:
-    """The last letter in `text` that stands as a choice would: `(B)`, `**B`, `option B`, or alone."""
-    found = None
-    for found in _STANDALONE.finditer(text[-_MARKER_TAIL:]):  # noqa: B007 - the last one is wanted
-        pass
-    if found is None:
-        return None
-    letter = next(group for group in found.groups() if group)
-    return letter.upper(), ("text", letter.lower())
+    """The last letter in `text` that stands as a choice would, and is not denied: `(B)`, `**B`, `option B`, or alone.
+
+    None where that one is one of several, as in "A and B".
+    """
+    tail = text[-_MARKER_TAIL:]
+    for match in reversed(deque(_STANDALONE.finditer(tail), maxlen=_MOST_LETTERS)):
+        before = tail[max(0, match.start() - _BEFORE) : match.start()]
+        if _DENIED.search(before) or _WRONG.match(tail, match.end()):
+            continue
+        letter = next(group for group in match.groups() if group)
+        return None if _BESIDE.search(before) else (letter.upper(), ("text", letter.lower()))
+    return None
 
 
 def only_choice(text: str) -> Found | None:
-    """The choice that a short reply is, or begins with on a line of its own."""
-    first = plain(text.partition("\n")[0])
+    """The choice that a reply is, or begins with on a line of its own."""
+    first = plain(text[:_PHRASE].partition("\n")[0])
     letter = choice(first)
     return None if letter is None else (first, ("text", letter))
 
@@ -134,7 +148,7 @@ def _hashed(text: str) -> Iterator[str]:
 
 def _phrase(rest: str) -> str | None:
     """The answer at the start of `rest`: what is emphasised, or up to the end of the sentence or line."""
-    lines = [line for line in rest.split("\n")[:4] if any(mark.isalnum() for mark in line)]
+    lines = [line for line in rest.split("\n")[:4] if any(mark.isalnum() or mark in "<>=" for mark in line)]
     if not lines:
         return None
     line = lines[0]

@@ -3,6 +3,7 @@
 import re
 
 from proxy.answers.canonical import Label
+from proxy.answers.letters import several
 
 _LONGEST = 200
 _DEEPEST = 20
@@ -33,6 +34,9 @@ def formula(text: str, label: Label) -> str | None:
 
 def _is_formula(text: str, said: str) -> bool:
     """Whether an answer, as it is written and as its label says it, has signs of a formula and no words."""
+    # the order of letters says something, and algebra takes a list for a set
+    if several(said):
+        return False
     if not (_SIGN.search(said) or _COMMAND.search(text)):
         return False
     return not _WORD.search(_KNOWN.sub(" ", said))

@@ -12,12 +12,21 @@ _CANNOT = (
 )
 _HELP = (
     r"(?:help|assist|comply|provide|fulfil|fulfill|answer|respond|do that|do this|discuss|support|engage|participate"
-    r"|create|generate|write|give|share|offer|continue|complete|process)"
+    r"|advise|create|generate|write|give|share|offer|continue|complete|process)"
+)
+# who cannot give an exact answer may well give one
+_HEDGED = (
+    r"(?! (?:you )?(?:an? |the )?(?:exact|precise|definit|closed|full|complete|single)| with (?:certainty|confidence))"
+)
+_REFUSES = (
+    rf"(?:{_CANNOT}(?: (?:be able )?to)? {_HELP}\b{_HEDGED}|(?:must|have to|need to) (?:respectfully )?decline\b"
+    r"|(?:refuse|decline) to\b)"
 )
 _REFUSING = re.compile(
     rf"(?:(?:i'm|i am|we're|we are) (?:(?:very|really|so|truly) )?sorry\b[^\n]{{0,60}}?|sorry\b[^\n]{{0,60}}?"
-    rf"|(?:unfortunately|as an ai(?: language model| assistant)?),? |i apologi[sz]e\b[^\n]{{0,60}}?)?"
-    rf"\b(?:i|we)(?: |(?=')){_CANNOT}(?: (?:be able )?to)? {_HELP}\b",
+    rf"|(?:unfortunately|as an ai(?: language model| assistant)?|no),? |(?:i'm|i am) afraid (?:that )?"
+    rf"|(?:i apologi[sz]e|apologies|thank)\b[^\n]{{0,60}}?)?"
+    rf"\b(?:i|we)(?: |(?=')){_REFUSES}",
     re.IGNORECASE,
 )
 

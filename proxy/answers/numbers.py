@@ -4,13 +4,16 @@ import re
 from fractions import Fraction
 
 _DIGITS = r"(?:\d{1,3}(?:,\d{3})+|\d{1,3}(?: \d{3})+|\d+)"
-_DECIMAL = rf"(?:{_DIGITS}(?:\.\d*)?|\.\d+)(?:e[+-]?\d{{1,3}})?"
+CONTINENTAL = r"(?:\d{1,3}(?:\.\d{3})+,\d+|\d{1,3}(?: \d{3})+,\d+|\d{1,3}(?:\.\d{3}){2,})"
+"""Numbers with a decimal comma, or points between thousands, where they can be nothing else: `1.234,56`."""
+_DECIMAL = rf"(?:{CONTINENTAL}|{_DIGITS}(?:\.\d*)?|\.\d+)(?:e[+-]?\d{{1,3}})?"
 _NUMBER = re.compile(
     r"(?P<sign>[+-]?) ?[$€£¥₹]? ?(?P<inner>-?)(?:(?P<whole>\d{1,9}) (?=\d{1,9}/\d))?"
     rf"(?:(?P<top>{_DECIMAL})(?: ?/ ?(?P<bottom>{_DECIMAL}))?(?: ?[*x\u00d7] ?10\^(?P<times>[+-]?\d{{1,3}}))?"
     r"|10\^(?P<power>[+-]?\d{1,3}))(?P<percent> ?%)?",
     re.ASCII | re.IGNORECASE,
 )
+_CONTINENTAL = re.compile(CONTINENTAL)
 _POWER_BRACES = re.compile(r"\^[{(]([+-]?\d{1,9})[})]")
 _MAX_LENGTH = 100
 _MAX_EXPONENT = 150
@@ -20,7 +23,7 @@ NumberLabel = tuple[str, str]
 
 
 def number(text: str) -> NumberLabel | None:
-    """The label of `text` if the whole of it is one number: `-1,000.5`, `$3`, `1/2`, `5 1/2`, `6e23`, `2*10^3`, `50%`.
+    """The label of `text` if the whole of it is one number: `-1,000.5`, `1.234,56`, `$3`, `6e23`, `2*10^3`, `50%`.
 
     None for anything else, and for more than 100 characters or exponents beyond 150.
     """
@@ -48,6 +51,8 @@ def _value(match: re.Match[str]) -> Fraction | None:
 
 
 def _decimal(text: str) -> Fraction | None:
+    if _CONTINENTAL.fullmatch(text):
+        text = text.replace(".", "").replace(",", ".")
     plain = text.replace(",", "").replace(" ", "").lower()
     exponent = plain.partition("e")[2]
     return None if abs(int(exponent or 0)) > _MAX_EXPONENT else Fraction(plain)

@@ -5,10 +5,10 @@ import unicodedata
 
 _SUPERSCRIPTS = re.compile("[⁰¹²³⁴⁵⁶⁷⁸⁹]+")
 _MIXED = re.compile(r"(?<=\d)(?=[¼-¾⅐-⅞])")
-# minus and dashes, fraction slash, products, division, quotes; then what is invisible
+# minus and dashes, fraction slash, products, division, quotes, full stop; then what is invisible
 _CHARACTERS = str.maketrans(
-    "\u2212\u2013\u2010\u2011\u2044\u00d7\u22c5\u00b7\u00f7\u2019\u2018\u201c\u201d",
-    "----/***/''\"\"",
+    "\u2212\u2013\u2010\u2011\u2044\u00d7\u22c5\u00b7\u00f7\u2019\u2018\u201c\u201d\u3002",
+    "----/***/''\"\".",
     "\u200b\u200c\u200d\u2060\ufeff\x00",
 )
 _SYMBOLS = {
@@ -43,6 +43,8 @@ _SPACING = re.compile(r"(?<=,)\\! (?=\d)|\\[,;:!> ]|~|(?<=\d)\{,\}(?=\d)")
 _DELIMITERS = re.compile(r"\\[()\[\]]|\$")
 _FRACTION_WORD = re.compile(r"\\[dtc]frac(?![a-zA-Z])")
 _MIXED_FRACTION = re.compile(r"(?<=\d)\s*(?=\\frac)")
+# their spaces are what tells bars around a value from those of a table
+_BARS = re.compile(r"\\left\s*\|\s*|\s*\\right\s*\||\\[lr]?vert(?![a-zA-Z])\s*")
 _UNWRAPPED = re.compile(
     r"\\(?:text(?:bf|it|rm|sf|tt|normal)?|math(?:rm|bf|it|sf|tt|bb|cal|normal)|mbox|operatorname|boxed|fbox|emph|underline)"
     r"\s*\{([^{}]*)\}"
@@ -52,7 +54,10 @@ _SHORT_FRACTION = re.compile(r"\\frac\s*(\w)\s*(?:\{([^{}]*)\}|(\w))")
 _ROOT = re.compile(r"(?:\\sqrt|√)\s*(?:\{([^{}]*)\}|\(([^()]*)\)|(\w))")
 _EXPONENT = re.compile(r"\^\{([^{}]*)\}")
 _SINGLE = re.compile(r"-?[\w.]+|-?\d*sqrt\([^()]*\)")
+# below a bar `2x` is no single thing: what follows the fraction is not divided by
+_SINGLE_BELOW = re.compile(r"-?(?:[\d.]+|[^\W\d]+|sqrt\([^()]*\))")
 _PASSES = 6
+_NOTE = re.compile(r"(?<=[\w.,)%!?*]) ?\[\^?\d{1,2}\](?![(\w^])")
 
 
 def plain(text: str) -> str:
@@ -68,9 +73,14 @@ def plain(text: str) -> str:
     return " ".join(text.split())
 
 
+def without_notes(text: str) -> str:
+    """A plain text without the marks of footnotes: `5 km [1]` becomes `5 km`."""
+    return _NOTE.sub("", text) if "[" in text else text
+
+
 def _unlatex(text: str) -> str:
     text = _SPACING.sub(_space, text.replace(r"\$", "$").replace(r"\%", "%").replace(r"\{", "{ ").replace(r"\}", " }"))
-    text = _DELIMITERS.sub("", text)
+    text = _DELIMITERS.sub("", _BARS.sub("|", text))
     text = _COMMAND.sub(lambda match: _SYMBOLS.get(match[0], match[0]), text)
     text = _MIXED_FRACTION.sub(" ", _FRACTION_WORD.sub(r"\\frac", text))
     # each pass opens the innermost braces
@@ -96,8 +106,8 @@ def _exponent(match: re.Match[str]) -> str:
 
 def _fraction(match: re.Match[str]) -> str:
     top, bottom = match[1].strip(), (match[2] or match[3] or "").strip()
-    return f"{_grouped(top)}/{_grouped(bottom)}"
+    return f"{_grouped(top, _SINGLE)}/{_grouped(bottom, _SINGLE_BELOW)}"
 
 
-def _grouped(part: str) -> str:
-    return part if _SINGLE.fullmatch(part) else f"({part})"
+def _grouped(part: str, single: re.Pattern[str]) -> str:
+    return part if single.fullmatch(part) else f"({part})"

@@ -7,8 +7,8 @@ from itertools import islice
 
 from proxy.answers import units
 from proxy.answers.canonical import Label, strip
-from proxy.answers.numbers import number
-from proxy.answers.plain import plain
+from proxy.answers.numbers import CONTINENTAL, number
+from proxy.answers.plain import plain, without_notes
 from proxy.answers.words import IN_WORDS, SCALES, STOPS, in_words, is_number_word
 
 Found = tuple[str, Label]
@@ -30,13 +30,27 @@ _LONGEST_ATTACHED = 3
 _MONEY = re.compile(r"\\\$|\$(?= ?-?[\d.])(?![^$\n]{0,200}\$)")
 _NAMED = re.compile(r"[A-Za-z](?:_\w{1,3})? ?= ?(?=[^=\s])")
 _DIGITS = r"(?:\d{1,3}(?:,\d{3})+(?!\d)|\d{1,3}(?: \d{3})+(?![\d/.])|\d+)"
-_DECIMAL = rf"(?:{_DIGITS}(?:\.\d+)?|\.\d+)(?:e[+-]?\d{{1,3}}(?![\w.]))?"
+_DECIMAL = rf"(?:{CONTINENTAL}(?![\d.,]*\d)|{_DIGITS}(?:\.\d+)?|\.\d+)(?:e[+-]?\d{{1,3}}(?![\w.]))?"
 _AMOUNT = re.compile(
-    r"(?<![\w.^])(?<![\w.)][-+,:/])(?P<sign>[-+]?)(?P<money>[¤€£¥₹]?) ?(?P<inner>-?)"
+    r"(?<![\w.^±])(?<!± )(?<!\+/)(?<!\+/-)(?<!\+/- )(?<!out of )(?<![\w.)][-+,:/])"
+    r"(?P<sign>[-+]?)(?P<money>[¤€£¥₹]?) ?(?P<inner>-?)"
     rf"(?P<number>\d{{1,9}} \d{{1,9}}/\d{{1,9}}|{_DECIMAL}(?: ?/ ?{_DECIMAL})?"
     r"(?: ?[*x\u00d7] ?10\^[({]?[-+]?\d{1,3}[)}]?)?|10\^[({]?[-+]?\d{1,3}[)}]?)"
     r"(?![-/:.,]?\d| ?[π√]|[(^_])",
     re.ASCII | re.IGNORECASE,
+)
+# "3 to 5", "between 3 and 5" and "3 or 5" are no 5
+_RANGED = re.compile(r"(?:\d[^\s,]{0,3}(?: [a-z]+)? (?:to|or)|\bbetween \S+(?: [a-z]+)? and) [$€£¥₹¤]?$", re.IGNORECASE)
+_BEFORE = 40
+_MONEY_SCALE = re.compile(r" ?(?:(k)|(m|mm|mn)|(bn?)|(tn?))\b", re.IGNORECASE)
+_MONEY_SCALES = (10**3, 10**6, 10**9, 10**12)
+# a height: 5'6" is 5 feet 6 inches
+_HEIGHT = re.compile(r"(?<![\w.,])(\d)['\u2032] ?(\d{1,2}(?:\.\d+)?)(?![\w.])(?:\"|''|\u2032\u2032)?")
+# twenty-first, two thirds, 3 and a half
+_PART = re.compile(
+    r"-(?:first|second|third|(?:four|fif|six|seven|eigh|nin)th)\b| and (?:a|one|two|three)[- ](?:half|third|quarter)"
+    r"|[- ](?:half|halves|thirds?|quarters?|(?:four|fif|six|seven|eigh|nin|ten|hundred)ths?)\b",
+    re.IGNORECASE,
 )
 _SCALE = re.compile(rf"[ -]({'|'.join(SCALES)})\b", re.IGNORECASE)
 _TOKEN = re.compile(r"(?P<gap>[ -]?)(?P<word>(?:[^\W\d_]|[µ])+(?:\^?[23](?!\w|\.\d))?|%|°[CFcf]?(?!\w)|[€£¥₹¤¢]|/)")
@@ -86,10 +100,12 @@ def last_quantity(text: str) -> Found | None:
     end = max(text.rfind(digit) for digit in "0123456789")
     if end < 0:
         return _last_in_words(text) if len(text) <= _SHORT else None
-    window = plain(_MONEY.sub("¤", text[max(0, end - _WINDOW) : end + _AFTER]))
+    window = _read_as(text[max(0, end - _WINDOW) : end + _AFTER])
     starts = [match.start() for match in _AMOUNT.finditer(window)]
     for place in range(len(starts) - 1, -1, -1):
         measure = _measure(window, starts[place])
+        if measure is not None and _RANGED.search(window[max(0, starts[place] - _BEFORE) : starts[place]]):
+            return None
         if measure is not None:
             start, measure = _begun_before(window, starts[max(0, place - _MOST_PARTS) : place], starts[place], measure)
             return _shown(window[start : measure.end]), measure.label
@@ -118,8 +134,13 @@ def without_unit(phrase: str) -> str | None:
 
 
 def _bare(phrase: str) -> str:
-    text = strip(plain(_MONEY.sub("¤", phrase[:_PHRASE])))
+    text = strip(_read_as(phrase[:_PHRASE]))
     return _NAMED.sub("", text, count=1) if _NAMED.match(text) else text
+
+
+def _read_as(text: str) -> str:
+    """A text in plain characters, without the marks of its footnotes, and heights in feet and inches."""
+    return _HEIGHT.sub(r"\1 feet \2 inches", without_notes(plain(_MONEY.sub("¤", text))))
 
 
 def _shown(text: str) -> str:
@@ -170,6 +191,8 @@ def _part(text: str, start: int) -> _Measure | None:
     if read is None:
         return None
     value, end = read
+    if (amount is None or text.startswith(" ", end)) and _PART.match(text, end):
+        return None
     scale = _SCALE.match(text, end)
     if scale is not None:
         value, end = value * SCALES[scale[1].lower()], scale.end()
@@ -177,6 +200,9 @@ def _part(text: str, start: int) -> _Measure | None:
         if more is not None and is_number_word(more[1].casefold()):
             return None
     money = None if amount is None else amount["money"]
+    short = _MONEY_SCALE.match(text, end) if money and scale is None else None
+    if short is not None and short.lastindex is not None:
+        value, end = value * _MONEY_SCALES[short.lastindex - 1], short.end()
     return _with_unit(text, value, end, money or None, scaled=scale is not None)
 
 

@@ -1,6 +1,8 @@
 """Reading a choice: its answer, or nothing, which abstains."""
 
+import re
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import cached_property
 
 from proxy.answers.answer import REFUSAL, SAID, Answer, shown
@@ -11,6 +13,7 @@ from proxy.answers.texts import Texts, refusal_in
 from proxy.types import JSON, AnswerSpec, Choice
 
 _DATA = frozenset({"json", "json_path"})
+_OBJECT = re.compile(r"(?:```(?:json)?\s*)?\{\s*[\"}]")
 _CALLS = frozenset({"auto", "tool_calls"})
 
 
@@ -39,6 +42,9 @@ class Reader:
             found = refusal_in(text)
         elif kind == "tool_calls" or (kind == "auto" and self._calling == "must"):
             found = refusal_in(text)
+        elif kind == "auto" and _OBJECT.match(text):
+            # "the last number" of {"label": "spam", "score": 0.9} is not what it says
+            found = self._object(choice) or self._texts.read(text)
         else:
             found = self._texts.read(text)
         if found is None and text and kind in _CALLS and self._calling == "may":
@@ -48,6 +54,11 @@ class Reader:
     def compose(self, choices: Sequence[Choice | None], best: Callable[[Sequence[int]], int]) -> Composed | None:
         """What to return where every field votes for itself: see `proxy.answers.compose.compose`."""
         return compose(choices, self._documents, best)
+
+    def _object(self, choice: Choice) -> Answer | None:
+        """The JSON of a reply that was not asked for it: worth a vote only where it is short."""
+        found = self._documents.json(choice)
+        return None if found is None else replace(found, marked=False)
 
     @cached_property
     def _documents(self) -> Documents:

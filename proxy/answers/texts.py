@@ -21,8 +21,18 @@ from proxy.types import JSON, AnswerSpec
 _SHORT_WORDS = 40
 _LABEL_WORDS = 8
 _LINE_WORDS = 20
-_YES_NO = re.compile(r"\W*(yes|no)\b(?=[\s*_]*(?:[.,;:!]|$))", re.IGNORECASE)
+_YES_NO = re.compile(r"\W*(yes|no|true|false)\b(?=[\s*_]*(?:[.,;:!(\u2013\u2014]|-\s|$))", re.IGNORECASE)
+# a number in brackets after words: "positive (0.95)"
+_ASIDE = re.compile(r"[^\d()=]*[^\W_]\W{0,3}\([^()]*\)\W*")
+# an item's own number: the last line of "1. Paris, 2. Rome" in two lines
+_ITEM = re.compile(r"\n\s{0,8}\d{1,3}[.)] [^\d\n]+$")
+_JOINED = re.compile(
+    r"\d\S{0,3}(?: [^\W\d]+){0,2}(?:, | and | or | to )(?:and |or )?[$\u20ac\u00a3]?-?[\d.,]+%?(?: \S+)?\W*$"
+)
+_ASSIGNED = re.compile(r"(?<![\w\\])([^\W\d]\w{0,20})[*_]* ?[=:][*_]* ?([-+$]?\d[\d.,/]*)")
 
+_SAYING = frozenset("<>=\u221e\u2205\u2264\u2265\u2260")
+"""Signs that are an answer alone."""
 _BLANKS = " .:;?!_-*()[]\"'"
 _NO_ANSWERS = frozenset(
     {"i don't know", "i do not know", "don't know", "i'm not sure", "i am not sure", "not sure", "unsure", "no idea"}
@@ -68,6 +78,10 @@ class Texts:
             return quantity(phrase)
         if kind == "label" and self._options:
             return pointed_label(phrase, self._options)
+        if kind == "auto" and not self._options:
+            answer = _yes_no(phrase)
+            if answer is not None:
+                return answer
         label = canonical(phrase)
         if kind == "math" and label is not None and label[0] == "text":
             return _unitless(phrase) or (phrase, label)
@@ -82,7 +96,8 @@ class Texts:
             return last_quantity(text), False
         if kind == "math":
             whole = _unitless(text) if is_short(text) else None
-            return whole or _formula(text) or last_number(text, strict=False) or _whole(text), False
+            number = None if is_short(text) and _several(text) else last_number(text, strict=False)
+            return whole or _formula(text) or number or _whole(text), False
         if kind == "label":
             return (fallen_label(text, self._options) if self._options else _label(text)), False
         return _auto(text)
@@ -125,7 +140,7 @@ def says_nothing(label: Label) -> bool:
     if label[0] != "text":
         return False
     said = str(label[1]).strip(_BLANKS)
-    return said in _NO_ANSWERS or not any(character.isalnum() for character in said)
+    return said in _NO_ANSWERS or not any(mark.isalnum() or mark in _SAYING for mark in said)
 
 
 def is_short(text: str) -> bool:
@@ -163,9 +178,17 @@ def _auto(text: str) -> tuple[Found | None, bool]:
     letter = only_choice(text)
     if letter is not None:
         return letter, True
-    return _yes_no(text) or last_date(plain(text)) or _formula(text) or last_number(text, strict=True) or _whole(
-        text
-    ), False
+    number = None if _several(text) else last_number(text, strict=True)
+    return _yes_no(text) or last_date(plain(text)) or _formula(text) or number or _whole(text), False
+
+
+def _several(text: str) -> bool:
+    """Whether the last number of a short text is one of several that it says, or stands beside what it says."""
+    bare = plain(text)
+    if _ASIDE.fullmatch(bare) or _JOINED.search(bare) or _ITEM.search(text):
+        return True
+    assigned = _ASSIGNED.findall(bare)
+    return len({name for name, _ in assigned}) > 1 and len({value for _, value in assigned}) > 1
 
 
 def _label(text: str) -> Found | None:

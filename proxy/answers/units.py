@@ -110,7 +110,9 @@ def known(words: str) -> Unit | None:
 
 def unknown(words: Sequence[str]) -> str:
     """A unit that is in no table, as it stands: in lower case, singular and plural alike."""
-    return " ".join([*(word.casefold() for word in words[:-1]), _singular(words[-1].casefold())])
+    # a single letter keeps its case: 5M is not 5 m
+    folded = [word if len(word) == 1 and word.isascii() else word.casefold() for word in words]
+    return " ".join([*folded[:-1], _singular(folded[-1])])
 
 
 def same(one: str, other: str) -> bool:

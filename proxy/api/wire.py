@@ -111,7 +111,7 @@ def validated(model: type[_Model], body: JSON) -> _Model:
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         place = _place(first["loc"])
-        reason = "is missing" if first["type"] == "missing" else str(first["msg"])
+        reason = "is missing" if first["type"] == "missing" else str(first["msg"]).removeprefix("Value error, ")
         raise RequestInvalid(f"{place}: {reason}.", param=place, code="invalid_value") from None
 
 

@@ -20,6 +20,7 @@ def config() -> None:
 @clear_errors
 def check(file: Path) -> None:
     """Name every mistake in FILE, with its key and the reason; exit status 2 if there is one."""
+    from proxy.calibration import read_calibrations
     from proxy.config import load_config
     from proxy.upstream.checking import check_models
     from proxy.upstream.prices import PriceMap
@@ -29,6 +30,8 @@ def check(file: Path) -> None:
         from proxy.predictor.model import Model
 
         Model.load(found.scaling.predictor)
+    if found.scaling.calibration is not None:
+        read_calibrations(found.scaling.calibration)
     for note in check_models(found, str(file), environ=os.environ, prices=cache(PriceMap)):
         click.echo(f"note: {note}")
     click.echo(f"{file}: good: {len(found.model_list)} deployments, {len(found.tenants)} tenants")

@@ -69,7 +69,8 @@ def _answer(text: str) -> AnswerSpec:
         raise ValueError(f"{text!r} is not JSON: {error.msg}") from None
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        raise ValueError(f"{'.'.join(map(str, first['loc'])) or 'answer'}: {first['msg']}") from None
+        reason = str(first["msg"]).removeprefix("Value error, ")
+        raise ValueError(f"{'.'.join(map(str, first['loc'])) or 'answer'}: {reason}") from None
 
 
 def _limit(

@@ -164,7 +164,19 @@ def _across(config: Config, file: str) -> Iterator[Problem]:
     for name, model in {**asked, "scorer.model": config.scaling.scorer.model}.items():
         if model and models and model not in models:
             yield Problem(file, f"scaling.{name}", f"{model!r} is not in model_list")
+    yield from _scoreless(config, file)
     yield from _twice(config, file)
+
+
+def _scoreless(config: Config, file: str) -> Iterator[Problem]:
+    """Models and tenants whose strategy never gets the scores that it draws by."""
+    if config.scaling.scorer.kind != "agreement":
+        return
+    for section in ("model_list", "tenants"):
+        for index, entry in enumerate(getattr(config, section)):
+            if entry.strategy == "optscale":
+                reason = "optscale needs scores while it draws, and agreement is known only at the end"
+                yield Problem(file, f"{section}[{index}].strategy", reason)
 
 
 def _twice(config: Config, file: str) -> Iterator[Problem]:

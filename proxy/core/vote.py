@@ -31,11 +31,11 @@ class Ballot:
 class Rule:
     """How ballots become a verdict.
 
-    `majority` counts, `weighted` adds up scores (no score, or one below 0, weighs nothing), `best` takes the label of
-    the best score. Scores decide only where there are any; else the majority does. What is equal goes to the label
-    with more ballots; then, where it has at most `shorter` of them, to the one whose samples took fewer tokens in the
-    mean; then to the one whose sample came first. `conditioned`: samples that saw others are the only voters while
-    there is one with an answer.
+    `majority` counts, `weighted` adds up scores (one below 0 weighs nothing), `best` takes the label of the best score.
+    A ballot whose score never came counts as the mean of those that did; without any the majority decides. What is
+    equal goes to the label with more ballots; then, where it has at most `shorter` of them, to the one whose samples
+    took fewer tokens in the mean; then to the one whose sample came first. `conditioned`: samples that saw others are
+    the only voters while there is one with an answer.
     """
 
     by: Literal["majority", "weighted", "best"] = "majority"
@@ -87,12 +87,15 @@ def poll(ballots: Sequence[Ballot], rule: Rule) -> Votes:
     """
     groups: dict[Label, _Group] = {}
     classes: dict[tuple[Hashable, ...], _Group] = {}
-    for place, ballot in enumerate(admitted(ballots, rule)):
+    voting = admitted(ballots, rule)
+    scores = [score for ballot in voting if ballot.label is not None and (score := _score(ballot)) is not None]
+    by = rule.by if scores else "majority"
+    mean = sum(scores) / len(scores) if scores else 0.0
+    for place, ballot in enumerate(voting):
         if ballot.label is not None:
-            _add(groups.setdefault(ballot.label, _Group(place, ballot.kin)), ballot)
+            _add(groups.setdefault(ballot.label, _Group(place, ballot.kin)), ballot, mean)
             for end in range(1, len(ballot.kin) + 1):
-                _add(classes.setdefault(ballot.kin[:end], _Group(place)), ballot)
-    by = rule.by if any(group.best > float("-inf") for group in groups.values()) else "majority"
+                _add(classes.setdefault(ballot.kin[:end], _Group(place)), ballot, mean)
 
     def rank(label: Label) -> tuple[float, ...]:
         group = groups[label]
@@ -112,12 +115,17 @@ def admitted(ballots: Sequence[Ballot], rule: Rule) -> Sequence[Ballot]:
     return ballots
 
 
-def _add(group: _Group, ballot: Ballot) -> None:
+def _add(group: _Group, ballot: Ballot, mean: float) -> None:
+    score = _score(ballot)
+    score = mean if score is None else score
     group.count += 1
     group.tokens += ballot.tokens
-    if ballot.score is not None and not isnan(ballot.score):
-        group.weight += max(ballot.score, 0.0)
-        group.best = max(group.best, ballot.score)
+    group.weight += max(score, 0.0)
+    group.best = max(group.best, score)
+
+
+def _score(ballot: Ballot) -> float | None:
+    return None if ballot.score is None or isnan(ballot.score) else ballot.score
 
 
 def voices(draws: Sequence[Draw], labels: Sequence[Label | None]) -> list[bool]:

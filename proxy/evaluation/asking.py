@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from proxy.answers import Algebra
 from proxy.errors import TallyError
-from proxy.evaluation.questions import Question, graded
+from proxy.evaluation.questions import Question, graded, matches
 from proxy.evaluation.setup import Setup
 from proxy.money import nano_usd
 from proxy.types import JSON, Choice
@@ -20,7 +20,10 @@ _HOPELESS = frozenset({401, 403, 404})
 
 
 class Draw(BaseModel):
-    """One sample: what it said (None: it abstained), its completion tokens, its score, and whether it saw others."""
+    """One sample: what it said (None: it abstained), its completion tokens, its score, and whether it saw others.
+
+    `right`: whether that is what is right; None in answers kept before it was.
+    """
 
     model_config = ConfigDict(frozen=True)
 
@@ -29,6 +32,7 @@ class Draw(BaseModel):
     score: float | None = None
     finish_reason: str | None = None
     conditioned: bool = False
+    right: bool | None = None
 
 
 class Result(BaseModel):
@@ -161,6 +165,11 @@ class Asker:
         said, tally = reply.choices[0], reply.tally
         choice = Choice(0, said.message, said.finish_reason)
         answer, correct = await graded(choice, question.gold, self._setup.answer, self._algebra)
+        right: dict[str | None, bool] = {
+            said: await matches(said, question.gold, self._setup.answer, self._algebra)
+            for said in dict.fromkeys(draw.answer for draw in tally.draws)
+            if said is not None
+        }
         counted = shared(reply.usage.completion_tokens, [draw.tokens for draw in tally.draws])
         return Result(
             strategy=strategy,
@@ -176,7 +185,8 @@ class Asker:
             latency_s=round(seconds, 4),
             confidence=tally.confidence,
             draws=tuple(
-                draw.model_copy(update={"tokens": tokens}) for draw, tokens in zip(tally.draws, counted, strict=True)
+                draw.model_copy(update={"tokens": tokens, "right": right.get(draw.answer, False)})
+                for draw, tokens in zip(tally.draws, counted, strict=True)
             ),
         )
 

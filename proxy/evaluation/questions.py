@@ -72,10 +72,16 @@ async def graded(choice: Choice, gold: str, kind: AnswerKind, algebra: Algebra) 
     return text, wanted is not None and wanted == found
 
 
+async def matches(answer: str, gold: str, kind: AnswerKind, algebra: Algebra) -> bool:
+    """Whether a reply is right that gives just this answer."""
+    if not labels(answer, kind).isdisjoint(labels(gold, kind)):
+        return True
+    return (await graded(_giving(answer, kind), gold, kind, algebra))[1]
+
+
 def said(answer: str, kind: AnswerKind) -> Answer | None:
     """What a reply says that gives just this answer; None where it says nothing."""
-    boxed = Choice(0, {"content": answer if kind == "json" else f"\\boxed{{{answer}}}"}, "stop")
-    found = read(boxed, AnswerSpec(kind), {})
+    found = read(_giving(answer, kind), AnswerSpec(kind), {})
     if found is not None or kind == "json":
         return found
     label = canonical(answer)
@@ -87,6 +93,10 @@ def labels(answer: str, kind: AnswerKind) -> frozenset[Hashable]:
     found = said(answer, kind)
     plain = None if kind == "json" else canonical(answer)
     return frozenset(label for label in (plain, found and found.label) if label is not None)
+
+
+def _giving(answer: str, kind: AnswerKind) -> Choice:
+    return Choice(0, {"content": answer if kind == "json" else f"\\boxed{{{answer}}}"}, "stop")
 
 
 def _lines(text: str) -> Iterator[tuple[int, str]]:

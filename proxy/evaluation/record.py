@@ -69,14 +69,16 @@ class Record:
 
 
 def _pool_line(question: Question, result: Result, setup: Setup) -> JSON:
-    right = labels(question.gold, setup.answer)
+    gold = labels(question.gold, setup.answer)
     samples: list[JSON] = []
     for draw in result.draws:
         if draw.conditioned:
             continue
         # replays compare texts: what is right is written as the gold answer is
-        matches = draw.answer is not None and not right.isdisjoint(labels(draw.answer, setup.answer))
-        samples.append(_sample(draw, question.gold if matches else draw.answer))
+        right = draw.right
+        if right is None:
+            right = draw.answer is not None and not gold.isdisjoint(labels(draw.answer, setup.answer))
+        samples.append(_sample(draw, question.gold if right else draw.answer))
     return {
         "id": question.id,
         "gold": question.gold,

@@ -13,6 +13,7 @@ from proxy.types import STRATEGIES, AnswerSpec, StrategyName, Tenant
 from proxy.windows import parse_duration
 
 _FIELDS = [field.name for field in fields(Tenant)]
+_OPTIONS = frozenset(field.name for field in fields(AnswerSpec))
 _SET = ", ".join(f"{name} = ?" for name in _FIELDS)
 _NAME_LENGTH = 256
 
@@ -111,7 +112,8 @@ def tenant_of(row: sqlite3.Row) -> Tenant:
 
 
 def _answer(text: str) -> AnswerSpec:
-    stored: dict[str, Any] = json.loads(text)
+    """The options in a row; those that a newer version may have written are left out."""
+    stored: dict[str, Any] = {name: value for name, value in json.loads(text).items() if name in _OPTIONS}
     lists: dict[str, Any] = {name: tuple(value) for name, value in stored.items() if isinstance(value, list)}
     return replace(AnswerSpec(**stored), **lists)
 

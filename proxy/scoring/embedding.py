@@ -1,5 +1,6 @@
 """Embeddings of texts, charged to the tenant like everything else."""
 
+import asyncio
 from collections.abc import Callable, Sequence
 from math import isfinite
 
@@ -43,7 +44,8 @@ class Embedder:
             )
         except TallyError:
             return None
-        return None if reply is None else _vectors(reply, len(texts))
+        # a hundred thousand numbers and more
+        return None if reply is None else await asyncio.to_thread(_vectors, reply, len(texts))
 
 
 def _vectors(reply: JSON, count: int) -> list[list[float]] | None:

@@ -27,6 +27,7 @@ _ASK = (
 _TAG = re.compile(r"<(?=\s*/?\s*(?:instructions|question|answer)\b)", re.IGNORECASE)
 _HIGHEST = 9
 _MAX_TOKENS = 16
+_MAX_TOKENS_THINKING = 1_024
 _TOP = 10
 _REFUSED = frozenset({400, 422})
 _LEAST_S = 0.001
@@ -35,7 +36,8 @@ _LEAST_S = 0.001
 class JudgeScorer:
     """Asks a judge model for a digit. `find` gives the deployment to ask; `clock` is monotonic seconds.
 
-    A deployment that refuses `logprobs` is asked without, and remembered for it.
+    A deployment that refuses `logprobs` is asked without, and remembered for it; one that refuses that, too, as models
+    that think do, is asked without a temperature and with room to think.
     """
 
     def __init__(self, meter: Meter, find: Callable[[], Deployment], *, clock: Callable[[], float]) -> None:
@@ -62,17 +64,23 @@ class JudgeScorer:
 
     async def _said(self, purse: Purse, deployment: Deployment, ask: str, deadline: float) -> Choice | None:
         """What the judge says, with its log-probabilities where it gives any."""
-        bare = {"messages": [{"role": "user", "content": ask}], "max_tokens": _MAX_TOKENS, "temperature": 0}
-        if not deployment.gives_logprobs:
-            return await self._call(purse, deployment, bare, deadline)
-        try:
-            return await self._call(purse, deployment, {**bare, "logprobs": True, "top_logprobs": _TOP}, deadline)
-        except UpstreamError as error:
-            if error.status not in _REFUSED:
-                raise
-        said = await self._call(purse, deployment, bare, deadline)
-        # only now is it known that nothing else was wrong with the call
-        deployment.gives_logprobs = said is None
+        messages = [{"role": "user", "content": ask}]
+        digit = {"messages": messages, "max_tokens": _MAX_TOKENS, "temperature": 0}
+        forms = [{**digit, "logprobs": True, "top_logprobs": _TOP}] if deployment.gives_logprobs else []
+        for form in [*forms, digit]:
+            try:
+                said = await self._call(purse, deployment, form, deadline)
+                break
+            except UpstreamError as error:
+                if error.status not in _REFUSED:
+                    raise
+        else:
+            # models that think take no temperature, and call the limit otherwise
+            form = {"messages": messages, "max_completion_tokens": _MAX_TOKENS_THINKING}
+            said = await self._call(purse, deployment, form, deadline)
+        if said is not None and "logprobs" not in form:
+            # only now is it known that nothing else was wrong with the call
+            deployment.gives_logprobs = False
         return said
 
     async def _call(self, purse: Purse, deployment: Deployment, request: JSON, deadline: float) -> Choice | None:

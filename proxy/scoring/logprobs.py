@@ -1,5 +1,6 @@
 """Confidence from the model's own token log-probabilities."""
 
+import asyncio
 from collections.abc import Sequence
 from itertools import accumulate
 from math import exp, isfinite, log
@@ -41,7 +42,8 @@ class LogprobScorer:
     async def score(self, purse: Purse, request: JSON, choice: Choice, deadline: float) -> float | None:
         """The confidence, in [0, 1], without a call."""
         if self._confidence == "lowest_group":
-            found = lowest_group(choice, self._window)
+            # of the ten thousands of tokens of a model that thinks it takes longer than the event loop may stand still
+            found = await asyncio.to_thread(lowest_group, choice, self._window)
         else:
             mean = mean_logprob(choice)
             found = None if mean is None else min(1.0, exp(mean))

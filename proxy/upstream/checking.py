@@ -17,6 +17,9 @@ def check_models(
     notes: list[Problem] = []
     for index, entry in enumerate(config.model_list):
         where = f"model_list[{index}].litellm_params"
+        if _rewards(config, entry) and provider_of(entry.litellm_params, prices)[0] not in PROVIDERS:
+            reason = "is no reward model's server: it needs an openai/ or hosted_vllm/ model with an api_base"
+            mistakes.append(Problem(file, f"{where}.model", f"{entry.litellm_params.model} {reason}"))
         if _homeless(entry, environ, prices):
             mistakes.append(Problem(file, f"{where}.api_base", _needs_base(entry, prices)))
         notes += [Problem(file, where, reason) for reason in _unpriced(config, entry, prices)]
@@ -25,6 +28,11 @@ def check_models(
     if mistakes:
         raise ConfigError(mistakes)
     return tuple(notes)
+
+
+def _rewards(config: Config, entry: ModelEntry) -> bool:
+    scorer = config.scaling.scorer
+    return scorer.kind == "reward" and scorer.model == entry.model_name
 
 
 def _homeless(entry: ModelEntry, environ: Mapping[str, str], prices: Callable[[], PriceMap]) -> bool:
