@@ -101,8 +101,8 @@ def fits(text: str) -> bool:
 def same(one: str, other: str) -> bool | None:
     """Whether two formulas are equal; None where one cannot be read. Symmetric; takes any time.
 
-    math-verify compares them both ways. It takes 0.333333 for 1/3, `2516_8` for 2516, `(1,2)` for `1,2`, 50% for 0.5,
-    centimetres for metres, and powers near zero for each other: those are two answers here.
+    math-verify compares them both ways. It takes 0.333333 for 1/3, `2516_8` for `2516_7`, `(1,2)` for `1,2`, 50% for
+    0.5, centimetres for metres, and powers near zero for each other: those are two answers here.
     """
     from math_verify import verify
 
@@ -142,12 +142,14 @@ def prepared(text: str) -> Formula | None:
 
 
 def _comparable(one: Formula, other: Formula) -> bool:
-    """Whether two formulas have alike what math-verify leaves aside. A unit may be left out by one of them."""
+    """Whether two formulas have alike what math-verify leaves aside. A unit, or a base, may be left out by one."""
     if one.words and other.words and one.words != other.words:
+        return False
+    if one.bases and other.bases and one.bases != other.bases:
         return False
     if one.shape and other.shape and one.shape != other.shape:
         return False
-    return one.bases == other.bases and one.marks == other.marks
+    return one.marks == other.marks
 
 
 def _shape(latex: str) -> str | None:
