@@ -492,3 +492,10 @@ def test_every_configured_kind_is_worth_a_vote_and_a_text_where_one_is_to_be_pic
 
 def test_a_text_never_votes() -> None:
     assert label("42", AnswerSpec("text", pick="central")) is None
+
+
+def test_a_label_is_shown_as_its_option_is_written_and_not_as_the_sentence_that_names_it() -> None:
+    spec = AnswerSpec("label", options=("Positive", "Negative"))
+    answer = read("This review is negative, all things considered.", spec)
+    assert answer is not None
+    assert answer.text == "Negative"

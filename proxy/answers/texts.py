@@ -108,6 +108,9 @@ class Texts:
         # a configured option is an answer even where it says that there is none
         if says_nothing(label) and not (kind == "label" and self._options):
             return None
+        if kind == "label" and self._options:
+            # the option is the answer, and not the sentence that names it
+            said = next((option for option in self._spec.options if canonical(option) == label), said)
         if kind != "auto":
             return Answer(label, shown(said), pointed, formula(said, label) if kind == "math" else None)
         if self._options:
