@@ -15,16 +15,17 @@ from typing import TYPE_CHECKING
 import structlog
 from fastapi import FastAPI
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
-from starlette.responses import Response
 
 from proxy import __version__
 from proxy.answers.workers import Workers
 from proxy.api.chat import ChatEndpoint, Services
+from proxy.api.completions import legacy
 from proxy.api.feedback import FeedbackEndpoint
+from proxy.api.gate import Gate
 from proxy.api.health import HealthEndpoints
 from proxy.api.models import ModelsEndpoint
-from proxy.api.wire import error_response
+from proxy.api.passthrough import PATHS, PassthroughEndpoint
+from proxy.api.paths import Unserved
 from proxy.auth import LOCAL, MASTER, Auth
 from proxy.batcher import Batcher
 from proxy.calibration import Calibrator, Known, read_calibrations
@@ -34,7 +35,7 @@ from proxy.core.batch import Batch
 from proxy.core.strategies import batch_for, scored
 from proxy.drawing import Drawer
 from proxy.engine import Engine
-from proxy.errors import NotFound, RequestInvalid, TallyError
+from proxy.keeping import Keeper
 from proxy.ledger.books import Books
 from proxy.ledger.feedback import recent_outcomes, tell_feedback
 from proxy.ledger.scores import recent_scores
@@ -54,6 +55,7 @@ from proxy.scoring.logprobs import LogprobScorer
 from proxy.scoring.reward import RewardScorer
 from proxy.scoring.universal import Universal
 from proxy.telemetry import Metrics
+from proxy.trial import Shadows
 from proxy.types import Plan, Strategy
 from proxy.upstream import Lane
 from proxy.upstream.catalogue import Catalogue
@@ -111,8 +113,11 @@ class Tally:
         app = FastAPI(
             title="tally", version=__version__, openapi_url=None, redirect_slashes=False, lifespan=self._lifespan
         )
-        app.add_exception_handler(HTTPException, _http_error)
-        app.add_exception_handler(Exception, _fault)
+        unserved = Unserved(_identity)
+        app.add_exception_handler(HTTPException, unserved.http_error)
+        app.add_exception_handler(Exception, unserved.fault)
+        refused = self._metrics.requests.labels("", "", "503").inc
+        app.add_middleware(Gate, most=self.config.general_settings.max_in_flight, new_id=_identity, refused=refused)
         return app
 
     @asynccontextmanager
@@ -128,43 +133,49 @@ class Tally:
             window_s=scaling.batch_window_ms / 1000,
             max_queries=scaling.batch_max_queries,
         )
-        async with self._closing, Workers(clock=time.monotonic) as algebra, batcher:
-            self._route(app, meter, batcher, algebra)
+        shadows = Shadows(batcher.submit, patience_s=self.config.general_settings.shutdown_s)
+        async with self._closing, Workers(clock=time.monotonic) as algebra, batcher, shadows:
+            self._route(app, meter, batcher, shadows, algebra)
             await asyncio.to_thread(_import_ahead)
             # what stands after start-up is not garbage: collecting it again and again costs tail latency
             gc.collect()
             gc.freeze()
             yield
 
-    def _route(self, app: FastAPI, meter: Meter, batcher: Batcher, algebra: Workers) -> None:
+    def _route(self, app: FastAPI, meter: Meter, batcher: Batcher, shadows: Shadows, algebra: Workers) -> None:
         settings = self.config.general_settings
         auth = Auth(self._ledger, master_key=settings.master_key, open_to_all=self._open_to_all, clock=time.monotonic)
         new_id = _identity
-        chat = ChatEndpoint(
-            Services(
-                settings=settings,
-                auth=auth,
-                planner=Planner(self.config, self._catalogue),
-                catalogue=self._catalogue,
-                batcher=batcher,
-                relay=Relay(meter, self._ledger, clock=time.monotonic),
-                scorer=self._scorers(meter),
-                predictor=self._predictor,
-                calibrator=Calibrator(self._outcomes, self._calibrations, clock=time.monotonic),
-                algebra=algebra,
-                metrics=self._metrics,
-                log=structlog.get_logger("tally"),
-                clock=time.monotonic,
-                wall=wall_clock,
-                new_id=new_id,
-                number=count().__next__,
-            )
+        services = Services(
+            settings=settings,
+            auth=auth,
+            planner=Planner(self.config, self._catalogue),
+            catalogue=self._catalogue,
+            batcher=batcher,
+            keeper=Keeper(clock=time.monotonic, seconds=settings.keep_samples_s),
+            shadows=shadows,
+            relay=Relay(meter, self._ledger, clock=time.monotonic),
+            scorer=self._scorers(meter),
+            predictor=self._predictor,
+            calibrator=Calibrator(self._outcomes, self._calibrations, clock=time.monotonic),
+            algebra=algebra,
+            metrics=self._metrics,
+            log=structlog.get_logger("tally"),
+            clock=time.monotonic,
+            wall=wall_clock,
+            new_id=new_id,
+            number=count().__next__,
         )
+        chat, completions = ChatEndpoint(services), ChatEndpoint(services, legacy)
+        passed = {path: PassthroughEndpoint(path, services, meter, self._ledger) for path in PATHS}
         feedback = FeedbackEndpoint(auth, self._feedback, new_id=new_id)
         models = ModelsEndpoint(auth, self._catalogue, created=int(wall_clock()), new_id=new_id)
         health = HealthEndpoints(self._metrics, self._probe)
         for prefix in ("", "/{strategy}"):
             app.add_route(f"{prefix}/v1/chat/completions", chat.serve, methods=["POST"])
+            app.add_route(f"{prefix}/v1/completions", completions.serve, methods=["POST"])
+            for path, endpoint in passed.items():
+                app.add_route(f"{prefix}/v1/{path}", endpoint.serve, methods=["POST"])
             app.add_route(f"{prefix}/v1/feedback", feedback.serve, methods=["POST"])
             app.add_route(f"{prefix}/v1/models", models.serve, methods=["GET"])
             app.add_route(f"{prefix}/v1/models/{{model:path}}", models.serve, methods=["GET"])
@@ -272,18 +283,3 @@ def _import_ahead() -> None:
 
 def _identity() -> str:
     return uuid.uuid4().hex
-
-
-async def _http_error(request: Request, error: Exception) -> Response:
-    status = error.status_code if isinstance(error, HTTPException) else 500
-    headers = {"x-request-id": f"req_{_identity()}"}
-    if status == 405:
-        wrong = RequestInvalid(f"{request.method} is not allowed for {request.url.path}.", code="method_not_allowed")
-        wrong.status = 405
-        return error_response(wrong, {**headers, **(getattr(error, "headers", None) or {})})
-    return error_response(NotFound(f"Unknown path: {request.method} {request.url.path}."), headers)
-
-
-async def _fault(_request: Request, _error: Exception) -> Response:
-    fault = TallyError("the proxy failed on this request; its log says why", code="internal_error")
-    return error_response(fault, {"x-request-id": f"req_{_identity()}"})

@@ -15,6 +15,7 @@ from proxy.core.batch import Batch
 from proxy.drawing import Query
 from proxy.engine import Closed, Engine, Inbox, Joined, Left, Ticket
 from proxy.errors import Overloaded, TallyError
+from proxy.keeping import EMPTY
 from proxy.types import Strategy
 from proxy.verdict import GONE, Verdict
 
@@ -61,17 +62,27 @@ class Batcher:
 
     async def submit(self, query: Query) -> Verdict:
         """The verdict on `query`. Cancelling this takes the query out of its batch and cancels its draws."""
-        batch = self._batch(query)
         ticket = Ticket(query, asyncio.get_running_loop().create_future())
-        batch.tickets.append(ticket)
-        batch.inbox.put_nowait(Joined(ticket))
-        if len(batch.tickets) >= self._max_queries:
-            self._close(batch)
+        batch = self._join(ticket)
         try:
             return await ticket.reply
         except asyncio.CancelledError:
             batch.inbox.put_nowait(Left(ticket, GONE))
             raise
+
+    def decline(self, query: Query) -> None:
+        """Have a query recorded whose client went before it was submitted."""
+        ticket = Ticket(query, asyncio.get_running_loop().create_future())
+        ticket.reply.cancel()
+        self._join(ticket)
+
+    def _join(self, ticket: Ticket) -> _Open:
+        batch = self._batch(ticket.query)
+        batch.tickets.append(ticket)
+        batch.inbox.put_nowait(Joined(ticket))
+        if len(batch.tickets) >= self._max_queries:
+            self._close(batch)
+        return batch
 
     def _batch(self, query: Query) -> _Open:
         key = (query.plan.tenant.name, query.plan.model, query.plan.strategy)
@@ -96,6 +107,9 @@ class Batcher:
         finally:
             self._close(batch)
             for ticket in batch.tickets:
+                if ticket.query.claim is not None:
+                    # what a fault has touched is no start for another try
+                    ticket.query.claim.settled(EMPTY)
                 if not ticket.reply.done():
                     ticket.reply.set_exception(_unanswered())
 

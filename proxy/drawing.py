@@ -19,6 +19,7 @@ from proxy.core.prior import Prior
 from proxy.core.strategies import scored
 from proxy.core.vote import SILENT
 from proxy.errors import TallyError, UpstreamError
+from proxy.keeping import EMPTY, Claim, Kept, Stock
 from proxy.metering import Errand, Meter
 from proxy.purse import Purse
 from proxy.scoring import Scorer
@@ -64,7 +65,9 @@ class Query:
 
     `drawn` is by id of the draw; `places` counts the draws started; `errors` are why draws were lost. `groups` are the
     answers that count as the same; none given: those that are written alike. `pick` is the id of the draw that was
-    picked where there is no vote, `picked` what picked it (None: nothing was to be picked).
+    picked where there is no vote, `picked` what picked it (None: nothing was to be picked). `stock` is what an earlier
+    try of the same request had drawn, `reused` the places of what was taken from it, and `claim` what hears of this
+    one's samples. `heard` is called with every sample that is told, and what it votes for.
     """
 
     id: int
@@ -88,11 +91,15 @@ class Query:
     errors: list[TallyError] = field(default_factory=list)
     pick: int | None = None
     picked: Pick | None = None
+    stock: Stock = EMPTY
+    reused: set[int] = field(default_factory=set)
+    claim: Claim | None = None
+    heard: Callable[[Sample], None] | None = None
 
     def __post_init__(self) -> None:
         self.reader = Reader(self.plan.answer, self.request)
 
-    def keep(self, draw: Draw, place: int, row: str, choice: Choice) -> Drawn:
+    def keep(self, draw: Draw, place: int, row: str, choice: Choice, score: float | None = None) -> Drawn:
         """Keep a finished choice as a sample of this query."""
         drawn = self.drawn[draw.id] = Drawn(
             draw=draw,
@@ -101,7 +108,7 @@ class Query:
             choice=choice,
             answer=None if draw.step in SILENT else self.reader.read(choice),
             truncated=truncated(choice),
-            score=None,
+            score=score,
             mean_logprob=mean_logprob(choice),
         )
         return drawn
@@ -109,6 +116,50 @@ class Query:
     def in_order(self) -> list[Drawn]:
         """The finished samples in draw order, whatever order they came in."""
         return sorted(self.drawn.values(), key=lambda drawn: drawn.place)
+
+    def start_from(self, stock: Stock) -> None:
+        """Take samples of `stock` where draws are asked that they can stand for; new ones get places after them."""
+        self.stock = stock
+        self.places = max(self.places, stock.places)
+        self.head = self.head or stock.head
+        if not self.purse.prompt_bound:
+            self.purse.prompt_tokens, self.purse.prompt_bound = stock.prompt_tokens, stock.prompt_bound
+            self.purse.prompt_estimated = stock.prompt_estimated
+
+    def reuse(self, draws: Sequence[Draw]) -> dict[int, Kept]:
+        """The samples of the stock that stand for draws, by id of the draw."""
+        found: dict[int, Kept] = {}
+        if len(self.reused) == len(self.stock.samples):
+            return found
+        at_hand = [drawn.place for drawn in self.drawn.values()]
+        for draw in draws:
+            given = [self.drawn[each].place for each in draw.given if each in self.drawn]
+            kept = self.stock.find(draw, given, self.reused, at_hand)
+            if kept is not None:
+                found[draw.id] = kept
+                self.reused.add(kept.place)
+        return found
+
+    def remains(self) -> Stock:
+        """What another try of the same request can start from: what was drawn, and what was not yet taken over."""
+        samples = {kept.place: kept for kept in self.stock.samples}
+        samples |= {drawn.place: self._kept(drawn) for drawn in self.drawn.values()}
+        purse = self.purse
+        return Stock(
+            tuple(samples[place] for place in sorted(samples)),
+            self.places,
+            self.head,
+            purse.prompt_tokens,
+            purse.prompt_bound,
+            purse.prompt_estimated,
+        )
+
+    def _kept(self, drawn: Drawn) -> Kept:
+        draw = drawn.draw
+        given = tuple(self.drawn[each].place for each in draw.given)
+        # without a verifier a score is a grade, which comes with the draw that gave it
+        score = None if self.scorer is None else drawn.score
+        return Kept(drawn.place, given, draw.round, draw.step, drawn.row, drawn.choice, score)
 
     async def settle(self) -> None:
         """Give every answer the label of its group, in draw order: the same samples always get the same verdict."""
@@ -134,7 +185,9 @@ class Drawer:
 class Wave:
     """Draws on their way. `end` must follow `run`, also where `run` was cancelled before it began.
 
-    `_untold` maps the draws whose outcome is not told yet to their places; `_missing` are those with no choice."""
+    `_untold` maps the draws whose outcome is not told yet to their places; `_missing` are those with no choice, and
+    `_reused` those that an earlier try of the request has made already.
+    """
 
     def __init__(
         self,
@@ -148,18 +201,24 @@ class Wave:
         self._clock = clock
         self._query = query
         self._tell = tell
-        self._untold = {draw.id: query.places + index for index, draw in enumerate(draws)}
-        self._missing = set(self._untold)
+        self._reused = query.reuse(draws)
+        fresh = [draw.id for draw in draws if draw.id not in self._reused]
+        self._untold = {draw: kept.place for draw, kept in self._reused.items()}
+        self._untold |= {draw: query.places + index for index, draw in enumerate(fresh)}
+        self._missing = set(fresh)
         self._last_error: UpstreamError | None = None
         self._kind = draws[0]
         self._prompt = Prompt(query, self._kind)
-        query.places += len(draws)
+        query.places += len(fresh)
         query.rounds = max(query.rounds, self._kind.round)
 
     async def run(self) -> None:
         """Make the draws. Losing one is no error here."""
+        fresh = self._still(list(self._untold))
         async with asyncio.TaskGroup() as tasks:
-            self._spread(tasks, list(self._untold))
+            for draw, kept in self._reused.items():
+                self._again(tasks, draw, kept)
+            self._spread(tasks, fresh)
 
     def end(self) -> None:
         """Tell of every draw that has no outcome yet that it was cancelled."""
@@ -271,8 +330,10 @@ class Wave:
             async with aclosing(call.choices(min(query.deployment.timeout, self._left() + _GRACE_S))) as choices:
                 async for choice in choices:
                     if choice.index < call.granted:
-                        self._missing.discard(draws[choice.index])
-                        self._arrived(tasks, draws[choice.index], kind, call.row_id(choice.index), choice)
+                        made = replace(kind, id=draws[choice.index])
+                        self._missing.discard(made.id)
+                        drawn = query.keep(made, self._untold[made.id], call.row_id(choice.index), choice)
+                        self._arrived(tasks, drawn)
                         query.head = query.head or call.assembled.head
                         got += 1
         query.cut |= call.was_cut
@@ -280,16 +341,24 @@ class Wave:
             query.deployment.came(got, of=call.granted)
         return got
 
-    def _arrived(self, tasks: asyncio.TaskGroup, draw: int, kind: Draw, row: str, choice: Choice) -> None:
-        # in hand from now on, also where its score never comes
-        drawn = self._query.keep(replace(kind, id=draw), self._untold[draw], row, choice)
+    def _again(self, tasks: asyncio.TaskGroup, draw: int, kept: Kept) -> None:
+        """A sample that was drawn, and paid for, by an earlier try of the request."""
+        query = self._query
+        ids = {drawn.place: drawn.draw.id for drawn in query.drawn.values()}
+        query.purse.drawn_tokens += kept.choice.tokens
+        kind = replace(self._kind, id=draw, given=tuple(ids[place] for place in kept.given))
+        self._arrived(tasks, query.keep(kind, kept.place, kept.row, kept.choice, kept.score))
+
+    def _arrived(self, tasks: asyncio.TaskGroup, drawn: Drawn) -> None:
+        """A sample that is in hand from now on, also where its score never comes."""
+        draw = drawn.draw.id
         if self._kind.step == "grade":
             graded = self._kind.given[0]
-            self._query.drawn[graded] = replace(self._query.drawn[graded], score=grade(choice))
+            self._query.drawn[graded] = replace(self._query.drawn[graded], score=grade(drawn.choice))
         answer = None if drawn.truncated else drawn.answer
         label = None if answer is None else self._query.groups.quick(answer)
         # what has no ballot is not worth a verifier's price
-        scorer = None if self._kind.step in SILENT else self._query.scorer
+        scorer = None if self._kind.step in SILENT or drawn.score is not None else self._query.scorer
         if scorer is None and (answer is None or label is not None):
             self._out(draw, Sample(draw, label, drawn.score, drawn.choice.tokens))
         else:

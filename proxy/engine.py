@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 from itertools import groupby
 
 from proxy.answers import votable
-from proxy.core.batch import Batch, Draw, Outcome, Sample
+from proxy.core.batch import BUDGET, FAILED, Batch, Denied, Draw, Outcome, Sample
+from proxy.core.vote import SILENT
 from proxy.drawing import Drawer, Query, Wave
 from proxy.errors import ClientGone, TallyError
 from proxy.ledger import Ledger, RequestRow
@@ -15,6 +16,7 @@ from proxy.verdict import (
     DEADLINE,
     GONE,
     PROSE,
+    SHADOW,
     Verdict,
     failed_row,
     fields_vote,
@@ -25,6 +27,8 @@ from proxy.verdict import (
 )
 
 CONTENT_FILTER = "content filter"
+_SHORT = frozenset({GONE, DEADLINE, BUDGET})
+"""Why a query ends whose missing choices cannot be drawn."""
 
 
 @dataclass(slots=True, eq=False)
@@ -137,6 +141,9 @@ class _Run:
     def hear(self, event: Event) -> None:
         """Pass an event on to the batch."""
         match event:
+            case Joined(ticket) if ticket.reply.done():
+                # it left before it came: there is nothing to draw for it
+                self._tasks.create_task(self._reply(ticket, GONE))
             case Joined(ticket):
                 self._join(ticket)
             case Left(ticket, reason):
@@ -146,6 +153,8 @@ class _Run:
                 self._batch.close()
             case Told(ticket, outcome):
                 self._batch.tell(outcome)
+                if ticket.query.heard is not None and isinstance(outcome, Sample):
+                    ticket.query.heard(outcome)
                 stop = self._stops(ticket.query, outcome)
                 if stop is not None and ticket.query.id in self._open:
                     self.answer(ticket.query.id, stop)
@@ -172,10 +181,13 @@ class _Run:
     async def _reply(self, ticket: Ticket, reason: str | None) -> None:
         """Answer when every draw has ended, so that what it cost is known; those that still run are cancelled."""
         query = ticket.query
+        reason = await self._filled(ticket, reason)
         for wave in ticket.waves:
             wave.cancel()
         if ticket.waves:
             await asyncio.wait(ticket.waves)
+        if query.claim is not None:
+            query.claim.settled(query.remains())
         await query.settle()
         reason = await self._picked(ticket, reason)
         latency_ms = int((self._clock() - query.started) * 1000)
@@ -193,14 +205,55 @@ class _Run:
             self._fail(ticket, refused_row(query.plan, found, refused, latency_ms), refused)
             return
         status = ClientGone.status if reason == GONE else 200
-        self._ledger.record(request_row(query.plan, found, latency_ms, status))
+        if status == 200 or query.plan.reason != SHADOW:
+            self._ledger.record(request_row(query.plan, found, latency_ms, status))
         if not ticket.reply.done():
             ticket.reply.set_result(found)
 
     def _fail(self, ticket: Ticket, row: RequestRow, error: TallyError) -> None:
-        self._ledger.record(row)
+        # a shadow that fails leaves what is written of the answer that its client got
+        if ticket.query.plan.reason != SHADOW:
+            self._ledger.record(row)
         if not ticket.reply.done():
             ticket.reply.set_exception(error)
+
+    async def _filled(self, ticket: Ticket, reason: str | None) -> str | None:
+        """See that there is a sample for each choice that the client wants; the reason, as it is after that."""
+        query = ticket.query
+        if not query.drawn or not _lacking(query) or reason in _SHORT or ticket.reply.done():
+            return reason
+        filling = self._tasks.create_task(self._fill(ticket))
+        # nobody pays for the choices of a client that went
+        ticket.reply.add_done_callback(lambda _: filling.cancel())
+        _, late = await asyncio.wait([filling], timeout=max(0.0, query.deadline - self._clock()))
+        filling.cancel()
+        if ticket.reply.done():
+            return GONE
+        if late:
+            return DEADLINE
+        return reason if filling.cancelled() else filling.result() or reason
+
+    async def _fill(self, ticket: Ticket) -> str | None:
+        """Wait for the draws that are out, and make those that are missing after them; why there are still too few.
+
+        The batch, which was left, knows nothing of these draws.
+        """
+        query = ticket.query
+        if ticket.waves:
+            await asyncio.wait(ticket.waves)
+        missing = _lacking(query)
+        if not missing:
+            return None
+        outcomes: list[Outcome] = []
+        draws = [Draw(-1 - index, query.id, round=query.rounds + 1) for index in range(missing)]
+        wave = self._drawer.wave(query, draws, outcomes.append)
+        task = self._tasks.create_task(wave.run())
+        task.add_done_callback(_end(wave))
+        ticket.waves.append(task)
+        await asyncio.wait([task])
+        if not _lacking(query):
+            return None
+        return BUDGET if any(isinstance(outcome, Denied) for outcome in outcomes) else FAILED
 
     async def _picked(self, ticket: Ticket, reason: str | None) -> str | None:
         """Have a sample of free prose picked while somebody waits for it; the reason, as it is after that."""
@@ -217,12 +270,23 @@ class _Run:
         if not isinstance(outcome, Sample):
             return None
         drawn = query.drawn[outcome.draw]
-        if drawn.choice.finish_reason == "content_filter" and query.plan.strategy.name != "off":
+        if _filtered(query) and not _lacking(query):
             return CONTENT_FILTER
         if query.plan.probe and drawn.place == 0:
             worth = votable(drawn.choice, drawn.answer, query.plan.answer, query.request)
             return None if worth else PROSE
         return None
+
+
+def _filtered(query: Query) -> bool:
+    if query.plan.strategy.name == "off":
+        return False
+    return any(drawn.choice.finish_reason == "content_filter" for drawn in query.drawn.values())
+
+
+def _lacking(query: Query) -> int:
+    """How many samples there are too few for the choices that the client wants."""
+    return max(0, query.plan.choices - sum(drawn.draw.step not in SILENT for drawn in query.drawn.values()))
 
 
 def _end(wave: Wave) -> "Callable[[asyncio.Task[None]], None]":

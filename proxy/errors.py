@@ -3,7 +3,8 @@
     TallyError
     ├── ConfigError            the operator's file is wrong: every mistake, with file, key and reason
     ├── RequestInvalid         400  the client's request is wrong; nothing was spent
-    │   └── BodyTooLarge       413
+    │   ├── BodyTooLarge       413
+    │   └── BodyTooSlow        408
     ├── NotAuthenticated       401  no key, or an unknown, revoked or expired one
     ├── NotAllowed             403  a good key that may not do this
     ├── NotFound               404  no such path or model
@@ -79,6 +80,13 @@ class BodyTooLarge(RequestInvalid):
 
     status = 413
     code = "request_too_large"
+
+
+class BodyTooSlow(RequestInvalid):
+    """The request's body did not come in time."""
+
+    status = 408
+    code = "request_timeout"
 
 
 class NotAuthenticated(TallyError):

@@ -92,6 +92,13 @@ class Meter:
         at the deployment's input rate; the reservation where it tells nothing. Holds one of the deployment's places.
         Raises UpstreamError, LedgerUnavailable, and RequestInvalid where a limit in money meets an unknown price.
         """
+        posted = await self.passed(purse, deployment, path, body, errand, deadline=deadline)
+        return None if posted is None else posted[1]
+
+    async def passed(
+        self, purse: Purse, deployment: Deployment, path: str, body: JSON, errand: Errand, *, deadline: float
+    ) -> tuple[bytes, JSON] | None:
+        """The same for a reply that is passed on: its bytes, and the same parsed."""
         purse.check_price(deployment)
         try:
             async with asyncio.timeout(max(0.0, deadline - self._clock())) as waiting, deployment.slot():
@@ -103,7 +110,7 @@ class Meter:
 
     async def _post(
         self, purse: Purse, deployment: Deployment, path: str, body: JSON, *, errand: Errand, deadline: float
-    ) -> JSON | None:
+    ) -> tuple[bytes, JSON] | None:
         call = MeteredCall(
             ledger=self._ledger,
             clock=self._clock,
@@ -212,8 +219,8 @@ class MeteredCall:
         self._ended = True
         return raw, finished
 
-    async def post(self, path: str, timeout: float) -> JSON:
-        """The whole reply of a plain POST to `path`."""
+    async def post(self, path: str, timeout: float) -> tuple[bytes, JSON]:
+        """The whole reply of a plain POST to `path`: its bytes, and the same parsed."""
         self._sent = True
         try:
             raw = await self._deployment.lane.post(self._deployment.endpoint, path, self._body, timeout)
@@ -224,7 +231,7 @@ class MeteredCall:
         usage = payload.get("usage")
         self.assembled.usage = {"prompt_tokens": _prompt_of(usage)} if isinstance(usage, dict) else None
         self._ended = True
-        return payload
+        return raw, payload
 
     async def payloads(self, timeout: float) -> AsyncGenerator[Chunk, None]:
         """Each chunk of a streamed call as it came.

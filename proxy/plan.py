@@ -9,8 +9,10 @@ from proxy.config import Config
 from proxy.errors import NotAllowed, RequestInvalid
 from proxy.money import nano_usd
 from proxy.patterns import pattern
+from proxy.trial import lot
 from proxy.types import JSON, AnswerSpec, LowConfidence, Plan, Strategy, StrategyName, Tenant, VerdictRule
 from proxy.upstream.catalogue import Catalogue
+from proxy.verdict import SHADOW
 
 _UNSCALED = ("store", "prediction", "web_search_options")
 """Fields whose requests are passed through as they are; an empty object turns a feature on, too."""
@@ -21,6 +23,9 @@ _BY_SAMPLES = frozenset({"self_consistency", "best_of_n", "adaptive"})
 _UNCOUNTED = "no votes to adapt to"
 _FIXED = frozenset({"off", "self_consistency", "best_of_n"})
 """Strategies that do not look at votes while they draw. Where texts are chosen from there are none to look at."""
+
+TRIAL = "trial"
+"""Why a request that could have been scaled was answered by one sample: its tenant only tries tally."""
 
 _COLD = 0.1
 """Up to this temperature samples would be alike (some clients send 0.1 for 0)."""
@@ -59,26 +64,23 @@ class Planner:
         is to be refused below a confidence that it cannot have.
         """
         model = request["model"]
-        if tenant.models is not None and model not in tenant.models:
-            raise NotAllowed(
-                f"The tenant {tenant.name!r} may not use the model {model!r}.", code="model_not_allowed", param="model"
-            )
-        _check_choices(request, wish, tenant)
+        check_model(tenant, model)
+        choices = _choices(request, wish, tenant)
         answer = wish.answer or tenant.answer or self._ruled(request) or self._catalogue.answer(model) or self._answer
         name = wish.strategy or tenant.strategy or self._catalogue.strategy(model) or self._default.name
         blind = picks(answer) and name not in _FIXED
-        strategy = self._capped("self_consistency" if blind else name, wish, tenant)
+        strategy = self._capped("self_consistency" if blind else name, wish, tenant, choices)
         if picks(answer) and strategy.verdict == "weighted":
             # texts have no votes to weigh, and scores that nobody looks at would be paid for all the same
             strategy = replace(strategy, verdict="majority")
         reason = None if name == "off" else _unscalable(request, strategy, answer)
         if reason is not None:
-            strategy = self._capped("off", wish, tenant)
+            strategy = self._capped("off", wish, tenant, choices)
         elif blind:
             reason = _UNCOUNTED
         _check_confidence(wish, strategy, answer, reason)
         costs = [cost for cost in (_nano(wish.max_cost_usd), tenant.max_request_nano) if cost is not None]
-        return Plan(
+        plan = Plan(
             tenant=tenant,
             model=model,
             strategy=strategy,
@@ -93,7 +95,27 @@ class Planner:
             detail=wish.detail,
             min_confidence=wish.min_confidence,
             low_confidence=wish.low_confidence,
+            choices=choices,
         )
+        return self._on_trial(plan, request, wish)
+
+    def _on_trial(self, plan: Plan, request: JSON, wish: Wish) -> Plan:
+        """The same, or one sample where the tenant is on trial, beside a vote in the background where it is shadowed.
+
+        What must be refused below some confidence is always scaled: one sample has none.
+        """
+        tenant = plan.tenant
+        if plan.strategy.name == "off" or wish.low_confidence == "refuse":
+            return plan
+        left_out = tenant.scale_fraction is not None and lot(tenant.name, request) >= tenant.scale_fraction
+        if not left_out and not tenant.shadow:
+            return plan
+        strategy = self._capped("off", wish, tenant, plan.choices)
+        single = replace(plan, strategy=strategy, reason=TRIAL, probe=False)
+        if left_out:
+            return single
+        unseen = replace(plan, reason=SHADOW, stream=False, choices=1, detail=False, min_confidence=None)
+        return replace(single, shadow=unseen)
 
     def _ruled(self, request: JSON) -> AnswerSpec | None:
         """What the first rule that matches the prompt says of its answers. Rules are the operator's alone."""
@@ -102,19 +124,33 @@ class Planner:
         text = prompt_text(request)
         return next((spec for rule, spec in self._rules if rule.search(text) is not None), None)
 
-    def _capped(self, name: StrategyName, wish: Wish, tenant: Tenant) -> Strategy:
-        caps = [cap for cap in (wish.max_samples, tenant.max_samples) if cap is not None]
-        most = min([self._default.max_samples, *caps])
-        samples = min(wish.samples or self._default.samples, most)
+    def _capped(self, name: StrategyName, wish: Wish, tenant: Tenant, choices: int) -> Strategy:
+        # the server's own cap is for samples that nobody asked for
+        most = max(choices, min([self._default.max_samples, *_caps(wish, tenant)]))
+        samples = max(choices, min(wish.samples or self._default.samples, most))
         verdict = wish.verdict or self._default.verdict
         return replace(self._default, name=name, samples=samples, max_samples=most, verdict=verdict)
 
 
-def _check_choices(request: JSON, wish: Wish, tenant: Tenant) -> None:
-    """A client's own `n` is a number of samples like any other. Raises RequestInvalid over a cap."""
-    caps = [cap for cap in (wish.max_samples, tenant.max_samples) if cap is not None]
-    if caps and (request.get("n") or 1) > min(caps):
+def check_model(tenant: Tenant, model: str) -> None:
+    """Raises NotAllowed for a model off the tenant's list."""
+    if tenant.models is not None and model not in tenant.models:
+        raise NotAllowed(
+            f"The tenant {tenant.name!r} may not use the model {model!r}.", code="model_not_allowed", param="model"
+        )
+
+
+def _caps(wish: Wish, tenant: Tenant) -> list[int]:
+    return [cap for cap in (wish.max_samples, tenant.max_samples) if cap is not None]
+
+
+def _choices(request: JSON, wish: Wish, tenant: Tenant) -> int:
+    """A client's own `n`, which is a number of samples like any other. Raises RequestInvalid over a cap."""
+    choices: int = request.get("n") or 1
+    caps = _caps(wish, tenant)
+    if caps and choices > min(caps):
         raise RequestInvalid(f"n: at most {min(caps)} samples are allowed.", param="n", code="invalid_value")
+    return choices
 
 
 def _check_confidence(wish: Wish, strategy: Strategy, answer: AnswerSpec, reason: str | None) -> None:
@@ -142,7 +178,6 @@ def _unscalable(request: JSON, strategy: Strategy, answer: AnswerSpec) -> str | 
     most = strategy.samples if strategy.name in _BY_SAMPLES else strategy.max_samples
     checks = {
         f"temperature {temperature}": temperature is not None and temperature <= _COLD,
-        "n > 1": (request.get("n") or 1) > 1,
         "not votable": answer.votable == "never" or (answer.kind == "text" and not picks(answer)),
         "one sample": most == 1,
         **{name: request.get(name) not in (None, False) for name in _UNSCALED},

@@ -78,6 +78,8 @@ class Tenant:
 
     `duration` is the length of a budget window (`30s`, `24h`, `1d`, `1mo`, `weekly`); None: the budget is for ever.
     `managed` tenants come from the configuration file and are edited there alone.
+    `scale_fraction` in [0, 1] is the share of its requests that is scaled (None: all); `shadow`: what is scaled only
+    runs in the background, and the client gets one sample.
     """
 
     name: str
@@ -92,6 +94,8 @@ class Tenant:
     answer: AnswerSpec | None = None
     blocked: bool = False
     managed: bool = False
+    scale_fraction: float | None = None
+    shadow: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,6 +175,7 @@ class Plan:
     """What will be done with one request, decided before anything is spent.
 
     `min_confidence` in [0, 1] is what the client wants at least, `low_confidence` what becomes of an answer below it.
+    `choices` is the client's own `n`. `shadow` is the plan of the vote that runs in the background, where there is one.
     """
 
     tenant: Tenant
@@ -187,3 +192,5 @@ class Plan:
     detail: bool = False
     min_confidence: float | None = None
     low_confidence: LowConfidence = "mark"
+    choices: int = 1
+    shadow: "Plan | None" = None

@@ -5,11 +5,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from proxy.answers import Candidate, Composed, kin, question, winner
-from proxy.core.batch import BUDGET, CONFIDENT, NO_SCORES, PRICED, ROUND_CAP, SAMPLE_CAP, SPENT
+from proxy.answers.order import ranked
+from proxy.core.batch import BUDGET, CONFIDENT, FAILED, NO_SCORES, PRICED, ROUND_CAP, SAMPLE_CAP, SPENT
 from proxy.core.mode import chance_of_mode
 from proxy.core.strategies import rule_for, scored
+from proxy.core.vote import SILENT, Votes, admitted, poll, voices
 from proxy.core.vote import Ballot as Vote
-from proxy.core.vote import Votes, admitted, poll, voices
 from proxy.drawing import Drawn, Query
 from proxy.errors import BudgetExceeded, ClientGone, LowConfidence, TallyError, UpstreamError, UpstreamTimeout
 from proxy.ledger import Ballot, RequestRow
@@ -22,6 +23,8 @@ UNVOTED = "no votes"
 DEADLINE = "deadline"
 GONE = "client gone"
 PROSE = "prose"
+SHADOW = "shadow"
+"""Why nobody is served by a vote: its request was answered by one sample."""
 
 _ENOUGH = frozenset({None, CONFIDENT, PRICED, ROUND_CAP, SAMPLE_CAP, SPENT})
 """Why a strategy ends that went its way."""
@@ -38,6 +41,9 @@ class Verdict:
     first complete one was taken), None where texts were not to be chosen from.
     `chance_right` is what the query's calibration makes of the confidence, None where it has none; `low_confidence`
     whether that, or else the confidence, misses what the request asks for, None where it asks for nothing.
+    `others` are the further choices of a request that asks for several, ranked by the vote, and `winners` the place of
+    each of its choices, `winner` first; both are empty where one is returned. `reused` is how many samples an earlier
+    try of the request, whose client went away, had drawn and paid for.
     """
 
     strategy: str
@@ -60,6 +66,14 @@ class Verdict:
     picked: Pick | None = None
     chance_right: float | None = None
     low_confidence: bool | None = None
+    others: tuple[Choice, ...] = ()
+    winners: tuple[int, ...] = ()
+    reused: int = 0
+
+    @property
+    def choices(self) -> tuple[Choice, ...]:
+        """Every choice of the reply, the winning one first."""
+        return (self.choice, *self.others)
 
     @property
     def answer(self) -> str | None:
@@ -82,6 +96,7 @@ class Verdict:
         return {
             "strategy": self.strategy,
             "samples": self.samples,
+            **({"reused": self.reused} if self.reused else {}),
             "abstained": self.abstained,
             "rounds": self.rounds,
             "votes": [{"answer": answer, "count": count} for answer, count in self.votes],
@@ -90,6 +105,7 @@ class Verdict:
             "chance_right": self.chance_right,
             **({} if self.low_confidence is None else {"low_confidence": self.low_confidence}),
             "winner": self.winner,
+            **({"winners": list(self.winners)} if self.winners else {}),
             "first_answer": self.first_answer,
             "cost_usd": float(usd(self.purse.spent)),
             "paid": {
@@ -119,6 +135,7 @@ def verdict(query: Query, reason: str | None) -> Verdict:
     voted = None if returned.made else candidates[returned.place].label
     confidence = _confidence(votes, voted) if scaled and reason != PROSE else None
     chance_right = None if confidence is None or query.calibration is None else query.calibration.chance(confidence)
+    winners = _winners(query.plan, samples, candidates, votes, returned.place)
     return Verdict(
         strategy=query.plan.strategy.name,
         choice=returned.choice,
@@ -143,8 +160,11 @@ def verdict(query: Query, reason: str | None) -> Verdict:
         said=_said(query, returned.choice) if fields_vote(query.plan) else None,
         composed=returned.made,
         picked=query.picked,
+        reused=sum(sample.place in query.reused for sample in samples),
         chance_right=chance_right,
         low_confidence=_low(query.plan, confidence if chance_right is None else chance_right),
+        others=tuple(samples[place].choice for place in winners[1:]),
+        winners=winners,
     )
 
 
@@ -200,7 +220,8 @@ def request_row(plan: Plan, found: Verdict, latency_ms: int, status: int = 200) 
         first_answer=found.first_answer,
         confidence=found.confidence,
         cost_nano=found.purse.spent,
-        reason=found.reason,
+        # nobody was told what a shadow found
+        reason=SHADOW if plan.reason == SHADOW else found.reason,
         latency_ms=latency_ms,
         ballots=found.ballots,
         question=found.question,
@@ -238,6 +259,8 @@ def _reason(query: Query, reason: str | None, samples: Sequence[Drawn], votes: V
     told = reason or (BUDGET if query.cut else query.plan.reason)
     if told is None and not votes.counts and query.picked is None and strategy.name != "off":
         return UNVOTED
+    if told is None and len(samples) == 1 and query.errors and strategy.name != "off":
+        return FAILED
     unscored = scored(strategy) and all(sample.score is None for sample in samples)
     return NO_SCORES if unscored and told in _ENOUGH else told
 
@@ -293,6 +316,16 @@ def _returned(query: Query, samples: Sequence[Drawn], candidates: Sequence[Candi
             return composed
     place = winner(candidates, leader) if picked is None else picked
     return Composed(place, samples[place].choice, made=False)
+
+
+def _winners(
+    plan: Plan, samples: Sequence[Drawn], candidates: Sequence[Candidate], votes: Votes, first: int
+) -> tuple[int, ...]:
+    """The places of the choices that a client gets who asks for several; what is passed through keeps its own order."""
+    if plan.choices == 1 or plan.strategy.name == "off":
+        return ()
+    silent = {place for place, sample in enumerate(samples) if sample.draw.step in SILENT}
+    return tuple(ranked(candidates, [label for label, _ in votes.counts], first, plan.choices, silent=silent))
 
 
 def _is_json(label: object) -> bool:

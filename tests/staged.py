@@ -1,7 +1,7 @@
 """One proxy before one scripted upstream, for all the tests of a module; each test says what the upstream says."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -89,6 +89,10 @@ class Stage:
         """A bare GET."""
         return self._http.get(path, headers=_headers(key, None))
 
+    def send(self, method: str, path: str, key: str | None = KEY, **headers: str) -> httpx.Response:
+        """A bare request without a body; `path` is sent as it is."""
+        return self._http.request(method, f"{self.tally.url}{path}", headers=_headers(key, headers))
+
     def events(self, strategy: str | None = "self_consistency", **more: Any) -> list[str]:
         """The data of every event of one stream, with `[DONE]`."""
         path = f"/{strategy}/v1/chat/completions" if strategy else "/v1/chat/completions"
@@ -122,13 +126,28 @@ class _Mutable:
 
 
 @contextmanager
-def staged(folder: Path, *, model: JSON | None = None, aliases: Sequence[str] = (), **config: Any) -> Iterator[Stage]:
-    """A stage with `configuration(**config)`; `model` is added to the entry of `small`, `aliases` name it anew."""
+def staged(
+    folder: Path,
+    *,
+    model: JSON | None = None,
+    aliases: Sequence[str] = (),
+    models: Callable[[str], list[JSON]] | None = None,
+    **config: Any,
+) -> Iterator[Stage]:
+    """A stage with `configuration(**config)`; `model` is added to the entry of `small`, `aliases` name it anew.
+
+    `models` instead gives the whole `model_list`, from the upstream's base URL.
+    """
     script = _Mutable()
     with (
         FakeUpstream(script) as upstream,
         ServedTally(
-            configuration(upstream.base_url, folder, **_models(upstream.base_url, model, aliases), **config)
+            configuration(
+                upstream.base_url,
+                folder,
+                **({"model_list": models(upstream.base_url)} if models else _models(upstream.base_url, model, aliases)),
+                **config,
+            )
         ) as tally,
         ExitStack() as stack,
     ):

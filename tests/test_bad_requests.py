@@ -256,7 +256,9 @@ def test_a_model_without_a_price_is_refused_to_a_budget_in_money(stage: Stage) -
     assert error["code"] == "model_unpriced"
 
 
-@pytest.mark.parametrize("path", ["/", "/v1", "/v1/embeddings", "/v1/chat/completions/", "/docs", "/openapi.json"])
+@pytest.mark.parametrize(
+    "path", ["/", "/v1", "/v1/images/generations", "/v1/chat/completions/", "/docs", "/openapi.json"]
+)
 def test_an_unknown_path_is_404(stage: Stage, path: str) -> None:
     assert refused(stage, stage.post(BASE, path=path), 404)["code"] == "not_found"
     assert refused(stage, stage.get(path), 404)["code"] == "not_found"

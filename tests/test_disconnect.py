@@ -1,13 +1,22 @@
 """A client that goes away at any stage: the upstream is stopped, everything is settled, and the request is recorded."""
 
-from collections.abc import Iterator
+import asyncio
+import random
+import re
+import time
+from collections import defaultdict
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import suppress
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import anyio
 import httpx
 import pytest
 
+from proxy.api.serving import Reply as Made
+from proxy.api.serving import Served as Serving
 from proxy.ledger.reports import RequestLine, verdicts
 from tests.fake_upstream import Call, FakeUpstream, Reply, Script
 from tests.served import KEY, RATES, ServedTally, configuration, deployment
@@ -145,3 +154,157 @@ async def test_the_next_request_after_all_that_is_served_as_ever(
             model="small", messages=[{"role": "user", "content": "What is 6 x 7?"}]
         )
     assert reply.choices[0].message.content == "42"
+
+
+@pytest.mark.parametrize("notes", [True, False])
+async def test_a_stream_whose_client_leaves_just_when_it_has_begun_is_closed(*, notes: bool) -> None:
+    gone, closed = asyncio.Event(), asyncio.Event()
+    sent: list[Any] = []
+
+    async def upstream_events() -> AsyncGenerator[bytes, None]:
+        try:
+            yield b"first"
+            await asyncio.sleep(30)
+        finally:
+            closed.set()
+
+    async def wrapped(events: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
+        async for event in events:
+            yield event
+
+    async def work() -> Made:
+        source = upstream_events()
+        await anext(source)
+        gone.set()
+        # who waits for the client to go hears of it before the reply is handed on
+        await asyncio.sleep(0)
+        return Made({}, events=wrapped(source), source=source)
+
+    async def receive() -> Any:
+        await gone.wait()
+        return {"type": "http.disconnect"}
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    statuses: list[int] = []
+    queue: asyncio.Queue[bytes] | None = asyncio.Queue() if notes else None
+    served = Serving(work, streamed=True, early={}, ended=statuses.append, notes=queue)
+    await served({"type": "http"}, receive, send)
+    assert closed.is_set()
+    assert statuses == [499]
+
+
+class Stages:
+    """An upstream for many clients at once: what it says to each goes by the mark in its question.
+
+    `calls` are by client; drafts of `judged` and `picked` are there at once, and their judges never come to an end.
+    """
+
+    def __init__(self) -> None:
+        self.calls: dict[str, list[Call]] = defaultdict(list)
+
+    def __call__(self, call: Call) -> Reply:
+        found = re.search(r"<(\w+) (\d+)>", str(call.body))
+        assert found is not None
+        stage, client = found.groups()
+        self.calls[client].append(call)
+        if call.body["model"] in {"judge", "picker"} or stage == "headers":
+            return STUCK
+        # answers that differ are never sure enough to be given before the window ends
+        return Reply(["42", "41", "40", "39"]) if stage in {"judged", "picked", "window"} else SLOW
+
+
+CASES: list[tuple[str, str, dict[str, Any]]] = [
+    ("reserved", "self_consistency", {}),
+    ("reserved", "off", {"stream": True}),
+    ("slot", "self_consistency", {"model": "queued"}),
+    ("slot", "off", {"model": "queued"}),
+    ("window", "dynscaling", {}),
+    ("headers", "self_consistency", {"max_tokens": 20}),
+    ("headers", "adaptive", {"stream": True}),
+    ("headers", "off", {}),
+    ("streaming", "self_consistency", {}),
+    ("streaming", "self_consistency", {"stream": True, "tally": {"progress": True}}),
+    ("streaming", "sp1", {}),
+    ("streaming", "off", {"stream": True}),
+    ("judged", "best_of_n", {}),
+    ("judged", "optscale", {"stream": True}),
+    ("picked", "self_consistency", {"tally": {"answer": {"kind": "text", "pick": "universal"}}}),
+]
+"""A stage of a request, the strategy that comes to it, and what else its body says."""
+
+
+def reached(stage: str, calls: list[Call]) -> bool:
+    """Whether a client's calls show that its request has come to a stage."""
+    if stage in {"judged", "picked"}:
+        return any(call.body["model"] in {"judge", "picker"} for call in calls)
+    if stage == "streaming":
+        return any(call.completion_tokens for call in calls)
+    if stage == "window":
+        return bool(calls) and all(call.finished is not None for call in calls)
+    return stage in {"reserved", "slot"} or bool(calls)
+
+
+async def test_no_call_is_alive_half_a_second_after_its_client_left_in_a_hundred_of_a_hundred_tries(
+    tmp_path: Path,
+) -> None:
+    stages, lots = Stages(), random.Random(5)
+    left: dict[str, float] = {}
+
+    async def come_and_go(client: httpx.AsyncClient, server: FakeUpstream, number: int) -> None:
+        stage, strategy, more = CASES[number % len(CASES)]
+        await anyio.sleep(lots.uniform(0, 1))
+        body = {"model": "small", "messages": [{"role": "user", "content": f"What is 6 x 7? <{stage} {number}>"}]}
+        asking = asyncio.get_running_loop().create_task(post(client, f"/{strategy}/v1/chat/completions", body | more))
+        await server.until(lambda: reached(stage, stages.calls[str(number)]), timeout=10)
+        await anyio.sleep(lots.uniform(0, 0.02 if stage == "reserved" else 0.2))
+        left[str(number)] = time.monotonic()
+        assert not asking.done(), f"{stage} of {strategy}: the reply came before its client could leave"
+        asking.cancel()
+        with suppress(asyncio.CancelledError):
+            await asking
+
+    with FakeUpstream(stages) as server, ServedTally(staging(server, tmp_path)) as tally:
+        async with httpx.AsyncClient(
+            base_url=tally.url, timeout=30, limits=httpx.Limits(max_connections=200)
+        ) as client:
+            async with anyio.create_task_group() as tasks:
+                for number in range(100):
+                    tasks.start_soon(come_and_go, client, server, number)
+            await anyio.sleep(0.5)
+            assert server.in_flight == 0
+            assert not [call for call in server.calls if call.finished is None]
+        await server.until(lambda: not tally.balance().reserved.nano)
+        balance, lines = tally.balance(), recorded(tally)
+        cost = server.meter.cost_nano(RATES)
+    stopped = [(call, left[name]) for name, calls in stages.calls.items() for call in calls if call.cancelled]
+    took = [(call.finished or time.monotonic()) - went for call, went in stopped]
+    assert len(took) > 50
+    assert max(took) < 0.5
+    assert median(took) < 0.1
+    assert balance.ok
+    assert balance.spent.nano == sum(line.cost_nano for line in lines) >= cost
+    assert {line.status for line in lines} == {499}
+    assert len(stages.calls) > 80
+
+
+async def post(client: httpx.AsyncClient, path: str, body: dict[str, Any]) -> None:
+    async with client.stream("POST", path, json=body, headers={"authorization": f"Bearer {KEY}"}) as reply:
+        async for _ in reply.aiter_bytes():
+            pass
+
+
+def staging(server: FakeUpstream, folder: Path) -> dict[str, Any]:
+    named = [
+        deployment(server.base_url, model_name=name, litellm_params={"model": f"openai/{name}"})
+        for name in ("small", "judge", "picker")
+    ]
+    queued = deployment(server.base_url, model_name="queued", litellm_params={"max_parallel_requests": 2})
+    scaling = {
+        "scorer": {"kind": "judge", "model": "judge"},
+        "universal_model": "picker",
+        "batch_window_ms": 4000,
+        "batch_max_queries": 200,
+    }
+    return configuration(server.base_url, folder, model_list=[*named, queued], scaling=scaling)

@@ -115,6 +115,22 @@ def test_floating_point_noise_in_the_table_costs_nothing(own: PriceMap) -> None:
     assert own.rates("noisy") == Rates(400_000, 1)
 
 
+def test_embedding_models_are_priced_by_the_token_in_or_not_at_all(prices: PriceMap, tmp_path: Path) -> None:
+    assert prices.rates("text-embedding-3-small") == Rates(20_000, 0)
+    path = tmp_path / "embeddings.json"
+    plain = {"mode": "embedding", "input_cost_per_token": 1e-7, "input_cost_per_token_batches": 5e-8}
+    table = {
+        "texts": plain,
+        "images": {**plain, "input_cost_per_image": 0.0001},
+        "queries": {**plain, "input_cost_per_query": 0.002},
+        "none": {"mode": "embedding"},
+        "ranks": {**plain, "mode": "rerank"},
+    }
+    path.write_bytes(orjson.dumps(table))
+    own = PriceMap(path)
+    assert {name: own.rates(name) for name in table} == dict.fromkeys(table) | {"texts": Rates(100_000, 0)}
+
+
 def test_models_that_write_no_text_have_no_token_price(own: PriceMap) -> None:
     assert own.rates("pixels") is None
 

@@ -184,7 +184,6 @@ def test_strategies_that_adapt_to_votes_draw_all_at_once(stage: Stage, strategy:
     ("more", "reason"),
     [
         ({"temperature": 0}, "temperature 0.0"),
-        ({"n": 2}, "n > 1"),
         ({"extra_body": {"tally": {"answer": {"kind": "text", "pick": "central", "votable": "never"}}}}, "not votable"),
         ({"extra_body": picking(max_samples=1)}, "one sample"),
     ],

@@ -1,37 +1,48 @@
 """`POST /v1/chat/completions`: one request's way through the house."""
 
+import asyncio
 from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 
 import orjson
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from structlog.typing import FilteringBoundLogger
 
 from proxy.answers import Algebra, Groups
-from proxy.api import render
+from proxy.api import dialect, render
+from proxy.api.counting import count
+from proxy.api.dialect import Dialect
+from proxy.api.progress import Progress
 from proxy.api.serving import Reply, Served
 from proxy.api.wire import check_chat, error_response, parse_body, wish
-from proxy.auth import Auth
+from proxy.auth import Auth, Caller
 from proxy.batcher import Batcher
 from proxy.calibration import Calibrator
 from proxy.config import GeneralSettings
 from proxy.core.calibration import Calibration
 from proxy.core.prior import Prior
 from proxy.drawing import Query
-from proxy.errors import BodyTooLarge, BudgetExceeded, RequestInvalid, TallyError
-from proxy.money import usd
+from proxy.errors import BodyTooLarge, BodyTooSlow, BudgetExceeded, ClientGone, RequestInvalid, TallyError
+from proxy.keeping import Keeper, fingerprint
 from proxy.plan import Planner
 from proxy.predictor import Predictor
 from proxy.purse import Purse
 from proxy.relay import Relay, relayable, sliceable
 from proxy.scoring import Scorer
 from proxy.telemetry import Metrics
+from proxy.trial import Shadows
 from proxy.types import JSON, Account, Plan
+from proxy.upstream import sse
 from proxy.upstream.catalogue import Catalogue
+from proxy.upstream.deployment import Deployment
 from proxy.upstream.usage import prompt_worth
 from proxy.verdict import Verdict
+
+BODY_S = 60.0
+"""How many seconds a body has to come in, unless the configuration says otherwise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +58,8 @@ class Services:
     planner: Planner
     catalogue: Catalogue
     batcher: Batcher
+    keeper: Keeper
+    shadows: Shadows
     relay: Relay
     scorer: Callable[[Plan], Scorer | None]
     predictor: Predictor | None
@@ -61,87 +74,89 @@ class Services:
 
 
 class ChatEndpoint:
-    """Serves chat completions, scaled or passed through."""
+    """Serves chat completions, scaled or passed through, in the words of an endpoint's `spoken` dialect."""
 
-    def __init__(self, services: Services) -> None:
+    def __init__(self, services: Services, spoken: Dialect = dialect.chat) -> None:
         self._services = services
+        self._spoken = spoken
 
     async def serve(self, request: Request) -> Response:
         """Check, plan, and answer with something that makes its reply while it is sent."""
         identity = self._services.new_id()
         headers = {"x-request-id": f"req_{identity}"}
+        started = self._services.clock()
         try:
-            query = await self._query(request, identity)
+            caller, body = await self._came(request)
+            spoken = self._spoken(body)
+            query = await self._query(request, caller, spoken.asked, identity, started)
         except TallyError as error:
             self._services.metrics.requests.labels("", "", str(error.status)).inc()
             return error_response(error, headers, self._services.settings.budget_exceeded_status_code)
         headers["x-tally-strategy"] = query.plan.strategy.name
         if query.plan.reason:
             headers["x-tally-reason"] = query.plan.reason
-        work = _Work(self._services, query, identity, headers)
+        # the official clients say how often they have tried
+        again = request.headers.get("x-stainless-retry-count", "0") != "0"
+        work = _Work(self._services, query, identity, headers, again=again)
+        make = work.relayed if relayable(query) else work.scaled
+
+        async def told() -> Reply:
+            return spoken.told(await make())
+
         self._services.metrics.in_flight.inc()
         return Served(
-            work.relayed if relayable(query) else work.scaled,
+            told,
             streamed=query.plan.stream,
             early=headers,
             budget_status=self._services.settings.budget_exceeded_status_code,
             ended=work.ended,
+            notes=work.notes,
         )
 
-    async def _query(self, request: Request, identity: str) -> Query:
+    async def _came(self, request: Request) -> tuple[Caller, JSON]:
+        """Who asks, and the body; a key is asked for before the body is read."""
         services = self._services
-        started = services.clock()
         caller = await services.auth.caller(request.headers.get("authorization"))
         services.auth.admit(caller.tenant)
-        body = parse_body(await read_body(request, services.settings.max_request_bytes))
+        return caller, parse_body(
+            await read_body(request, services.settings.max_request_bytes, services.settings.read_s)
+        )
+
+    async def _query(self, request: Request, caller: Caller, body: JSON, identity: str, started: float) -> Query:
+        services = self._services
         checked = check_chat(body, services.settings.max_messages)
         wanted = wish(checked, request.headers.get("x-tally-strategy"), request.path_params.get("strategy"))
         deployment = services.catalogue.find(checked.model)
         plan = services.planner.plan(body, wanted, caller.tenant)
-        if plan.stream and not deployment.streams and (body.get("n") or 1) > 1:
+        if plan.stream and not deployment.streams and plan.choices > 1 and plan.strategy.name == "off":
             raise RequestInvalid("stream: this model does not stream several choices.", param="n", code="invalid_value")
         account = Account(caller.tenant.name, caller.key, identity)
         purse = Purse(caller.tenant, account, plan.max_request_nano)
         purse.check_price(deployment)
-        # what is passed through has the time that its provider takes
-        deadline = started + (deployment.timeout if plan.strategy.name == "off" else plan.strategy.deadline_s)
-        return Query(
-            id=services.number(),
-            plan=plan,
-            request=body,
-            deployment=deployment,
-            purse=purse,
-            started=started,
-            deadline=deadline,
-            scorer=services.scorer(plan),
-            prior=await self._prior(plan, body),
-            calibration=await self._calibration(plan),
-            overhead=prompt_worth(body, deployment) if plan.strategy.name == "adaptive" else 0.0,
-            groups=Groups(plan.answer, services.algebra, clock=services.clock, deadline=deadline),
-        )
-
-    async def _prior(self, plan: Plan, body: JSON) -> Prior | None:
-        predictor = self._services.predictor
-        if predictor is None or plan.strategy.name != "optscale":
-            return None
-        return await predictor.prior(plan.tenant.name, plan.model, body)
-
-    async def _calibration(self, plan: Plan) -> Calibration | None:
-        if plan.strategy.name == "off":
-            return None
-        return await self._services.calibrator.of(plan.tenant.name, plan.model, plan.strategy.name)
+        return await _planned(services, plan, body, deployment=deployment, purse=purse, started=started)
 
 
 class _Work:
-    def __init__(self, services: Services, query: Query, identity: str, headers: dict[str, str]) -> None:
+    """`again`: its client says that it has asked the same before."""
+
+    def __init__(
+        self, services: Services, query: Query, identity: str, headers: dict[str, str], *, again: bool
+    ) -> None:
         self._services = services
         self._query = query
         self._identity = identity
         self._headers = headers
+        self._again = again
+        self.notes: asyncio.Queue[bytes] | None = None
+        if query.plan.stream and query.plan.strategy.name != "off" and Progress.wanted(query.request):
+            progress = Progress(query)
+            query.heard, self.notes = progress.hear, progress.notes
 
     async def scaled(self) -> Reply:
         query = self._query
+        await self._claim()
         found = await self._services.batcher.submit(query)
+        self._shadow()
         head = self._head(found)
         if query.plan.stream:
             events = _each(render.chunks(found, query.plan, query.request, head))
@@ -153,38 +168,79 @@ class _Work:
         if self._query.plan.stream:
             # one sample has no confidence, which is known before its first word
             low = {} if self._query.plan.min_confidence is None else render.LOW_CONFIDENCE
-            events = await _primed(self._services.relay.stream(self._query))
-            return Reply({**self._headers, **low}, events=events)
+            source = self._services.relay.stream(self._query)
+            events = _before_end(await _primed(source), self._shadow)
+            return Reply({**self._headers, **low}, events=events, source=source)
         try:
             raw, found = await self._services.relay.complete(self._query)
         except BudgetExceeded:
             if not sliceable(self._query):
                 raise
             return await self.scaled()
+        self._shadow()
         return Reply({**self._headers, **render.tally_headers(found)}, raw)
+
+    def _shadow(self) -> None:
+        """Begin the vote that nobody waits for, where one is planned, once the client's answer is whole and paid."""
+        plan = self._query.plan.shadow
+        if plan is not None:
+            self._services.shadows.start(partial(self._unseen, plan), self._shadowed)
+
+    async def _unseen(self, plan: Plan) -> Query:
+        """The query of that vote: its first sample is the client's answer, and what it may cost is what that left."""
+        query, services = self._query, self._services
+        made = await _planned(
+            services,
+            plan,
+            query.request,
+            deployment=query.deployment,
+            purse=replace(query.purse, held=0),
+            started=services.clock(),
+        )
+        stock = query.remains()
+        # what was passed through has the places that its provider gave it
+        made.start_from(replace(stock, places=max([stock.places, *(kept.place + 1 for kept in stock.samples)])))
+        return made
+
+    def _shadowed(self, shadow: Query) -> None:
+        """Count what a shadow cost beyond the client's answer."""
+        served, metrics, model = self._query, self._services.metrics, self._query.deployment.model_name
+        tokens, before = shadow.purse.paid, served.purse.paid
+        metrics.tokens.labels(model, "prompt").inc(tokens.prompt - before.prompt)
+        metrics.tokens.labels(model, "completion").inc(tokens.completion - before.completion)
+        spent = shadow.purse.spent - served.purse.spent
+        metrics.cost.labels(model, served.plan.tenant.name).inc(spent / 1e9)
+
+    async def _claim(self) -> None:
+        """Take over what an earlier try of the same request has drawn; one that is being stopped is waited for."""
+        query, services = self._query, self._services
+        key = (query.purse.account.key, query.plan, fingerprint(orjson.dumps(query.request)))
+        try:
+            async with asyncio.timeout(max(0.0, query.deadline - services.clock())):
+                query.claim = await services.keeper.claim(key, again=self._again)
+        except TimeoutError:
+            return
+        except asyncio.CancelledError:
+            services.batcher.decline(query)
+            raise
+        query.start_from(query.claim.stock)
 
     def ended(self, status: int) -> None:
         """Count the request, whatever became of it."""
-        query, metrics = self._query, self._services.metrics
-        labels = (query.deployment.model_name, query.plan.strategy.name)
-        seconds = self._services.clock() - query.started
-        metrics.in_flight.dec()
-        metrics.requests.labels(*labels, str(status)).inc()
-        metrics.seconds.labels(*labels).observe(seconds)
-        metrics.samples.labels(*labels).observe(len(query.drawn))
-        metrics.tokens.labels(labels[0], "prompt").inc(query.purse.paid.prompt)
-        metrics.tokens.labels(labels[0], "completion").inc(query.purse.paid.completion)
-        metrics.cost.labels(labels[0], query.plan.tenant.name).inc(query.purse.spent / 1e9)
-        self._services.log.info(
-            "request",
-            request=self._identity,
-            tenant=query.plan.tenant.name,
-            model=labels[0],
-            strategy=labels[1],
+        query, services = self._query, self._services
+        if query.claim is not None and status == ClientGone.status:
+            query.claim.left()
+        elif query.claim is not None:
+            query.claim.answered()
+        count(
+            services.metrics,
+            services.log,
+            purse=query.purse,
+            model=query.deployment.model_name,
+            strategy=query.plan.strategy.name,
             status=status,
+            seconds=services.clock() - query.started,
             samples=len(query.drawn),
-            cost_usd=usd(query.purse.spent),
-            seconds=round(seconds, 3),
         )
 
     def _head(self, found: Verdict) -> JSON:
@@ -194,19 +250,67 @@ class _Work:
         return {**own, **kept, "model": self._query.plan.model}
 
 
-async def read_body(request: Request, limit: int) -> bytes:
-    """The body, at most `limit` bytes of it. Raises BodyTooLarge, where the headers tell the size before it came."""
+async def _planned(
+    services: Services, plan: Plan, body: JSON, *, deployment: Deployment, purse: Purse, started: float
+) -> Query:
+    """The query that a plan makes of a request; `started` is on the monotonic clock."""
+    # what is passed through has the time that its provider takes
+    deadline = started + (deployment.timeout if plan.strategy.name == "off" else plan.strategy.deadline_s)
+    return Query(
+        id=services.number(),
+        plan=plan,
+        request=body,
+        deployment=deployment,
+        purse=purse,
+        started=started,
+        deadline=deadline,
+        scorer=services.scorer(plan),
+        prior=await _prior(services, plan, body),
+        calibration=await _calibration(services, plan),
+        overhead=prompt_worth(body, deployment) if plan.strategy.name == "adaptive" else 0.0,
+        groups=Groups(plan.answer, services.algebra, clock=services.clock, deadline=deadline),
+    )
+
+
+async def _prior(services: Services, plan: Plan, body: JSON) -> Prior | None:
+    if services.predictor is None or plan.strategy.name != "optscale":
+        return None
+    return await services.predictor.prior(plan.tenant.name, plan.model, body)
+
+
+async def _calibration(services: Services, plan: Plan) -> Calibration | None:
+    if plan.strategy.name == "off":
+        return None
+    return await services.calibrator.of(plan.tenant.name, plan.model, plan.strategy.name)
+
+
+async def read_body(request: Request, limit: int, seconds: float = BODY_S) -> bytes:
+    """The body, at most `limit` bytes of it, that has come in `seconds`.
+
+    Raises BodyTooLarge, where the headers tell the size before it came, BodyTooSlow, and ClientGone.
+    """
     declared = request.headers.get("content-length", "0")
-    parts, size = [], 0
     if not (declared.isdigit() and int(declared) > limit):
-        async for part in request.stream():
-            parts.append(part)
-            size += len(part)
-            if size > limit:
-                break
-        else:
-            return b"".join(parts)
+        try:
+            async with asyncio.timeout(seconds):
+                body = await _read(request, limit)
+        except ClientDisconnect:
+            raise ClientGone from None
+        except TimeoutError:
+            raise BodyTooSlow(f"The body did not come within {seconds:g} seconds.") from None
+        if body is not None:
+            return body
     raise BodyTooLarge(f"The body is larger than {limit} bytes.")
+
+
+async def _read(request: Request, limit: int) -> bytes | None:
+    parts, size = [], 0
+    async for part in request.stream():
+        parts.append(part)
+        size += len(part)
+        if size > limit:
+            return None
+    return b"".join(parts)
 
 
 async def _primed(events: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
@@ -221,6 +325,15 @@ async def _primed(events: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, 
                 yield item
 
     return rest()
+
+
+async def _before_end(events: AsyncGenerator[bytes, None], do: Callable[[], None]) -> AsyncGenerator[bytes, None]:
+    """The same events, with something done before the last one: a client may go as soon as it has that."""
+    async with aclosing(events):
+        async for item in events:
+            if item == sse.END:
+                do()
+            yield item
 
 
 async def _each(items: Iterator[bytes]) -> AsyncGenerator[bytes, None]:

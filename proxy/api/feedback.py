@@ -14,7 +14,7 @@ from proxy.auth import Auth
 from proxy.errors import NotFound, TallyError
 
 _MOST_BYTES = 4096
-_PREFIX = "chatcmpl-"
+_PREFIXES = ("chatcmpl-", "cmpl-")
 
 
 class Feedback(BaseModel):
@@ -62,4 +62,5 @@ class FeedbackEndpoint:
 
 def _request(identity: str) -> str:
     """The ledger's name of a request, from the id of its reply; nothing is named by an id of another form."""
-    return identity.removeprefix(_PREFIX) if identity.startswith(_PREFIX) else ""
+    prefix = next((prefix for prefix in _PREFIXES if identity.startswith(prefix)), None)
+    return "" if prefix is None else identity.removeprefix(prefix)

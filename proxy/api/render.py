@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 import orjson
 
 from proxy.money import usd
-from proxy.types import JSON, Plan
+from proxy.types import JSON, Choice, Plan
 from proxy.upstream import sse
 from proxy.verdict import Verdict
 
@@ -14,8 +14,7 @@ LOW_CONFIDENCE: Mapping[str, str] = {"x-tally-low-confidence": "true"}
 
 
 def completion(found: Verdict, plan: Plan, request: JSON, head: JSON) -> JSON:
-    """`chat.completion` with the winning sample's own message; `head` holds its id, created and model."""
-    choice = found.choice
+    """`chat.completion` with each winning sample's own message; `head` holds its id, created and model."""
     body: JSON = {
         "id": head["id"],
         "object": "chat.completion",
@@ -23,11 +22,12 @@ def completion(found: Verdict, plan: Plan, request: JSON, head: JSON) -> JSON:
         "model": head["model"],
         "choices": [
             {
-                "index": 0,
+                "index": index,
                 "message": {"refusal": None, **choice.message},
                 "logprobs": choice.logprobs if request.get("logprobs") else None,
                 "finish_reason": choice.finish_reason,
             }
+            for index, choice in enumerate(found.choices)
         ],
         "usage": found.usage,
         **_rest(found),
@@ -38,11 +38,10 @@ def completion(found: Verdict, plan: Plan, request: JSON, head: JSON) -> JSON:
 
 
 def chunks(found: Verdict, plan: Plan, request: JSON, head: JSON) -> Iterator[bytes]:
-    """The same as server-sent events: the role, the message, the finish, the usage if asked for, `[DONE]`.
+    """The same as server-sent events: of each choice the role, the message, the finish; the usage if asked; `[DONE]`.
 
     The last chunk before `[DONE]` carries the `tally` object.
     """
-    choice = found.choice
     common = {
         "id": head["id"],
         "object": "chat.completion.chunk",
@@ -50,20 +49,12 @@ def chunks(found: Verdict, plan: Plan, request: JSON, head: JSON) -> Iterator[by
         "model": head["model"],
         **_rest(found),
     }
-    role = {
-        "role": choice.message.get("role", "assistant"),
-        "content": None if choice.message.get("content") is None else "",
-        "refusal": None,
-    }
-    said = {key: value for key, value in choice.message.items() if key != "role" and value is not None}
-    if isinstance(said.get("tool_calls"), list):
-        said["tool_calls"] = [{"index": index, **call} for index, call in enumerate(said["tool_calls"])]
-    logprobs = choice.logprobs if request.get("logprobs") else None
-    payloads = [
-        {**common, "choices": [_delta(role)]},
-        {**common, "choices": [{**_delta(said), "logprobs": logprobs}]},
-        {**common, "choices": [_delta({}, choice.finish_reason)]},
+    deltas = [
+        delta
+        for index, choice in enumerate(found.choices)
+        for delta in _deltas(index, choice, logprobs=bool(request.get("logprobs")))
     ]
+    payloads = [{**common, "choices": [delta]} for delta in deltas]
     if plan.include_usage:
         payloads = [{**payload, "usage": None} for payload in payloads]
         payloads.append({**common, "choices": [], "usage": found.usage})
@@ -71,6 +62,21 @@ def chunks(found: Verdict, plan: Plan, request: JSON, head: JSON) -> Iterator[by
         payloads[-1]["tally"] = found.tally()
     yield from map(event, payloads)
     yield sse.END
+
+
+def _deltas(index: int, choice: Choice, *, logprobs: bool) -> Iterator[JSON]:
+    """One choice in pieces."""
+    role = {
+        "role": choice.message.get("role", "assistant"),
+        "content": None if choice.message.get("content") is None else "",
+        "refusal": None,
+    }
+    said = {key: value for key, value in choice.message.items() if key != "role" and value is not None}
+    if isinstance(said.get("tool_calls"), list):
+        said["tool_calls"] = [{"index": place, **call} for place, call in enumerate(said["tool_calls"])]
+    yield _delta(index, role)
+    yield {**_delta(index, said), "logprobs": choice.logprobs if logprobs else None}
+    yield _delta(index, {}, choice.finish_reason)
 
 
 def event(payload: JSON) -> bytes:
@@ -94,8 +100,8 @@ def tally_headers(found: Verdict) -> Mapping[str, str]:
     return headers
 
 
-def _delta(delta: JSON, finish: str | None = None) -> JSON:
-    return {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish}
+def _delta(index: int, delta: JSON, finish: str | None = None) -> JSON:
+    return {"index": index, "delta": delta, "logprobs": None, "finish_reason": finish}
 
 
 def _rest(found: Verdict) -> JSON:

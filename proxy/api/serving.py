@@ -21,18 +21,29 @@ _STREAM_HEADERS = {"content-type": "text/event-stream; charset=utf-8", "cache-co
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What to send: a JSON body, or the events of a stream."""
+    """What to send: a JSON body, or the events of a stream.
+
+    `source` is what the events are made from, where that has begun before they have: closing a generator that never
+    began closes nothing that it would have.
+    """
 
     headers: Mapping[str, str]
     body: bytes = b""
     events: AsyncGenerator[bytes, None] | None = None
+    source: AsyncGenerator[bytes, None] | None = None
+
+    async def aclose(self) -> None:
+        """End the stream, wherever it is."""
+        for part in (self.events, self.source):
+            if part is not None:
+                await part.aclose()
 
 
 class Served(Response):
     """An ASGI response that makes its reply (`work`) while it is sent, and cancels it when the client goes.
 
     `streamed`: after `hold_s` seconds without a reply the stream is opened with `early` headers, and kept alive with
-    comments. `budget_status` stands for 402.
+    comments; with `notes`, lines to send as they come, it is opened at once. `budget_status` stands for 402.
     """
 
     def __init__(
@@ -44,6 +55,7 @@ class Served(Response):
         budget_status: int = 402,
         hold_s: float = HOLD_S,
         ended: Callable[[int], None] = lambda _: None,
+        notes: "asyncio.Queue[bytes] | None" = None,
     ) -> None:
         super().__init__()
         self._work = work
@@ -52,6 +64,8 @@ class Served(Response):
         self._budget_status = budget_status
         self._hold_s = hold_s
         self._ended = ended
+        self._at_once = notes is not None
+        self._notes = notes or asyncio.Queue()
         self._opened = False
         self._status = 500
 
@@ -76,7 +90,8 @@ class Served(Response):
             if reply.events is None:
                 await Response(reply.body, 200, dict(reply.headers), "application/json")(scope, receive, send)
             else:
-                await self._stream(reply.events, reply.headers, send)
+                async with aclosing(reply):
+                    await self._stream(reply.events, reply.headers, send)
         except TallyError as error:
             shown = scrubbed(error)
             self._status = shown_status(shown, self._budget_status)
@@ -89,29 +104,51 @@ class Served(Response):
         if not self._streamed:
             return await self._work()
         # an error must not leave the group as a group of errors
-        error: TallyError | None = None
-        async with asyncio.TaskGroup() as tasks:
-            waiting = tasks.create_task(self._keep_alive(send))
-            try:
-                return await self._work()
-            except TallyError as raised:
-                error = raised
-            finally:
-                waiting.cancel()
-        raise error
+        found: Reply | TallyError | None = None
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                waiting = tasks.create_task(self._keep_alive(send))
+                try:
+                    found = await self._work()
+                except TallyError as error:
+                    found = error
+                finally:
+                    waiting.cancel()
+            await self._tell_rest(send)
+        except asyncio.CancelledError:
+            # the client went just when its reply had come
+            if isinstance(found, Reply):
+                await found.aclose()
+            raise
+        if isinstance(found, TallyError):
+            raise found
+        return found
+
+    async def _tell_rest(self, send: Send) -> None:
+        while not self._notes.empty():
+            await self._open(send, self._early)
+            await _body(send, self._notes.get_nowait())
 
     async def _keep_alive(self, send: Send) -> None:
-        await asyncio.sleep(self._hold_s)
-        await self._open(send, self._early)
-        while True:
-            await _body(send, PING)
+        if not self._at_once:
             await asyncio.sleep(self._hold_s)
+        await self._open(send, self._early)
+        await _body(send, PING)
+        while True:
+            await _body(send, await self._line())
+
+    async def _line(self) -> bytes:
+        """What to send next while the reply is not there: a note, or a sign of life where none comes for long."""
+        try:
+            async with asyncio.timeout(self._hold_s):
+                return await self._notes.get()
+        except TimeoutError:
+            return PING
 
     async def _stream(self, events: AsyncGenerator[bytes, None], headers: Mapping[str, str], send: Send) -> None:
-        async with aclosing(events):
-            async for data in events:
-                await self._open(send, headers)
-                await _body(send, data)
+        async for data in events:
+            await self._open(send, headers)
+            await _body(send, data)
         await _body(send, b"", more=False)
 
     async def _open(self, send: Send, headers: Mapping[str, str]) -> None:

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, Valida
 from starlette.responses import Response
 
 from proxy.config import AnswerConfig
-from proxy.errors import BudgetExceeded, RequestInvalid, TallyError, UpstreamError
+from proxy.errors import BodyTooSlow, BudgetExceeded, RequestInvalid, TallyError, UpstreamError
 from proxy.plan import Wish
 from proxy.types import JSON, STRATEGIES, LowConfidence, StrategyName, VerdictRule
 
@@ -26,7 +26,8 @@ _Tokens = Annotated[StrictInt, Field(ge=1, le=_MOST_TOKENS)]
 class TallyWish(BaseModel):
     """`tally` in a request. `detail`: the reply's `tally` object tells every sample, as `draws`.
 
-    Below `min_confidence` the reply is marked with `low_confidence`, or refused.
+    Below `min_confidence` the reply is marked with `low_confidence`, or refused. `progress`: a stream tells the votes
+    while samples are drawn, as comments.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -40,6 +41,7 @@ class TallyWish(BaseModel):
     detail: StrictBool | None = None
     min_confidence: Annotated[_Number, Field(ge=0, le=1)] | None = None
     low_confidence: LowConfidence = "mark"
+    progress: StrictBool | None = None
 
 
 class Message(BaseModel):
@@ -154,6 +156,9 @@ def error_response(error: TallyError, headers: Mapping[str, str], budget_status:
     extra = dict(headers)
     if shown.retry_after is not None:
         extra["retry-after"] = str(-(-shown.retry_after // 1)).removesuffix(".0")
+    if isinstance(shown, BodyTooSlow):
+        # what is left of the body would be taken for the next request
+        extra["connection"] = "close"
     if shown.should_retry is not None:
         extra["x-should-retry"] = str(shown.should_retry).lower()
     return Response(orjson.dumps(envelope(shown)), status, extra, "application/json")

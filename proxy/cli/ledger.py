@@ -13,6 +13,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from proxy.cli.books import clear_errors, config_option, moment, read_books
+from proxy.evaluation.stats import wilson
+from proxy.ledger.comparing import Comparison, comparisons
 from proxy.ledger.reports import RequestLine, TenantCheck, TenantSheet, check, draw_columns, draws, sheets, verdicts
 from proxy.money import usd
 from proxy.types import JSON
@@ -31,13 +33,20 @@ def ledger() -> None:
 @click.option(
     "--last", type=click.IntRange(0, 10_000), default=10, show_default=True, help="How many requests to show."
 )
+@click.option("--compare", is_flag=True, help="How often votes differed from the first sample, and what they cost.")
+@click.option("--json", "as_json", is_flag=True, help="With --compare: JSON, amounts in nano-USD.")
 @config_option
 @clear_errors
-def show(tenant: str | None, last: int, config_path: Path | None) -> None:
+def show(tenant: str | None, last: int, compare: bool, as_json: bool, config_path: Path | None) -> None:
     """Show where the tenants stand, and the last requests."""
+    if as_json and not compare:
+        raise click.UsageError("--json goes with --compare")
     with read_books(config_path) as books, books.reading():
         if tenant is not None:
             books.tenant(tenant)
+        if compare:
+            _show_compared(comparisons(books, tenant), as_json=as_json)
+            return
         standing = [sheet for sheet in sheets(books) if tenant in (None, sheet.tenant.name)]
         latest = verdicts(books, tenant, last)
     console = _console()
@@ -77,6 +86,13 @@ def check_ledger(as_json: bool, config_path: Path | None) -> None:
         _console().print(_checked(results))
     if not all(result.ok for result in results):
         raise click.exceptions.Exit(1)
+
+
+def _show_compared(rows: Sequence[Comparison], *, as_json: bool) -> None:
+    if as_json:
+        click.echo(json.dumps({"compared": [_compared_json(row) for row in rows]}))
+    else:
+        _console().print(_compared(rows))
 
 
 def _console() -> Console:
@@ -144,6 +160,56 @@ def _latest(rows: Iterable[RequestLine]) -> Table:
             for verdict in rows
         ),
     )
+
+
+def _compared(rows: Iterable[Comparison]) -> Table:
+    columns = (
+        "tenant",
+        "model",
+        "strategy",
+        ">requests",
+        ">differed",
+        ">differed %",
+        ">95 % interval",
+        ">USD",
+        ">first sample USD",
+        ">times",
+    )
+    return _table(
+        columns,
+        (
+            (
+                row.tenant,
+                row.model,
+                row.strategy,
+                str(row.requests),
+                str(row.differing),
+                f"{100 * row.differing / row.requests:.1f}",
+                "{:.1f} - {:.1f}".format(*(100 * end for end in wilson(row.differing, row.requests))),
+                usd(row.cost_nano),
+                usd(row.first_nano),
+                "-" if row.multiple is None else f"{row.multiple:.2f}",
+            )
+            for row in rows
+        ),
+    )
+
+
+def _compared_json(row: Comparison) -> JSON:
+    low, high = wilson(row.differing, row.requests)
+    return {
+        "tenant": row.tenant,
+        "model": row.model,
+        "strategy": row.strategy,
+        "requests": row.requests,
+        "differing": row.differing,
+        "share": row.differing / row.requests,
+        "low": low,
+        "high": high,
+        "cost_nano_usd": row.cost_nano,
+        "first_nano_usd": row.first_nano,
+        "times": row.multiple,
+    }
 
 
 def _checked(results: Iterable[TenantCheck]) -> Table:

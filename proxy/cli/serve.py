@@ -25,6 +25,7 @@ def serve(config_path: Path | None, host: str, port: int) -> None:
     import uvicorn
 
     from proxy.app import Tally
+    from proxy.cli.guard import guarded
     from proxy.config import load_config
     from proxy.telemetry import configure_logging
     from proxy.upstream.checking import check_models
@@ -52,7 +53,7 @@ def serve(config_path: Path | None, host: str, port: int) -> None:
         host=host,
         port=port,
         loop="uvloop",
-        http="httptools",
+        http=guarded(config.general_settings.max_header_bytes, config.general_settings.read_s),
         access_log=False,
         server_header=False,
         log_config=None,

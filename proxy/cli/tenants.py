@@ -48,6 +48,16 @@ def _whole(least: int) -> Callable[[str], int]:
     return parse
 
 
+def _share(text: str) -> float:
+    try:
+        share = float(text)
+    except ValueError:
+        share = -1.0
+    if not 0 <= share <= 1:
+        raise ValueError(f"{text!r} is not a number from 0 to 1")
+    return share
+
+
 def _duration(text: str) -> str:
     parse_duration(text)
     return text
@@ -74,11 +84,11 @@ def _answer(text: str) -> AnswerSpec:
 
 
 def _limit(
-    flag: str, field: str, metavar: str, parse: Callable[[str], int | str | AnswerSpec], what: str
+    flag: str, field: str, metavar: str, parse: Callable[[str], float | str | AnswerSpec], what: str
 ) -> Callable[[F], F]:
     """An option for `field` of a tenant, which takes what `parse` (ValueError) reads, or `none` for no limit."""
 
-    def read(_context: click.Context, _option: click.Parameter, value: str | None) -> int | str | AnswerSpec | None:
+    def read(_context: click.Context, _option: click.Parameter, value: str | None) -> float | str | AnswerSpec | None:
         if value in (None, NO_LIMIT):
             return None
         try:
@@ -99,6 +109,8 @@ _OPTIONS: tuple[Callable[[F], F], ...] = (
     _limit("--max-samples", "max_samples", "N", _whole(1), "Most samples a request."),
     _limit("--max-request-cost", "max_request_nano", "USD", _dollars, "Most dollars a request."),
     _limit("--answer", "answer", "KIND", _answer, 'How answers are found: a kind, or JSON: {"kind": "number", ...}.'),
+    _limit("--scale-fraction", "scale_fraction", "SHARE", _share, "Share of its requests that is scaled, 0 to 1."),
+    click.option("--shadow/--no-shadow", default=False, help="Answer with one sample; vote in the background."),
 )
 
 
@@ -232,8 +244,14 @@ def _facts(sheet: TenantSheet) -> list[tuple[str, str]]:
         ("strategy", tenant.strategy or "the server's default"),
         ("samples a request", _number(tenant.max_samples)),
         ("USD a request", _money(tenant.max_request_nano)),
+        ("scaled", _trial(tenant)),
         ("answers", "as the model or the server has them" if tenant.answer is None else _options(tenant.answer)),
     ]
+
+
+def _trial(tenant: Tenant) -> str:
+    share = "all requests" if tenant.scale_fraction is None else f"{tenant.scale_fraction:.4g} of its requests"
+    return f"{share}, in the background" if tenant.shadow else share
 
 
 def _options(answer: AnswerSpec) -> str:

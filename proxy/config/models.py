@@ -44,6 +44,7 @@ _WEAK_KEYS = frozenset({"sk-1234", "sk-12345678", "changeme", "password", "secre
 _MIN_MASTER_KEY = 16
 _MIN_KEY = 6
 _MAX_N = 1024
+_MAX_HEADERS = 2**20
 _MAX_COUNT = 10**15
 _MAX_OPTIONS = 256
 _OPTIONS_OF: dict[str, tuple[AnswerKind, ...]] = {
@@ -415,6 +416,12 @@ class TenantConfig(_Section):
     )
     max_cost_usd: Usd | None = Field(default=None, description="most US dollars a request")
     answer: AnswerConfig | None = None
+    scale_fraction: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] | None = Field(
+        default=None, description="the share of this tenant's requests that is scaled; none given: all"
+    )
+    shadow: bool = Field(
+        default=False, description="true: answer with one sample, and vote in the background, for the ledger alone"
+    )
     blocked: bool = False
 
     def tenant(self) -> Tenant:
@@ -432,6 +439,8 @@ class TenantConfig(_Section):
             answer=None if self.answer is None else self.answer.spec(),
             blocked=self.blocked,
             managed=True,
+            scale_fraction=self.scale_fraction,
+            shadow=self.shadow,
         )
 
 
@@ -442,6 +451,17 @@ class GeneralSettings(_Section):
     database_url: Annotated[str, AfterValidator(_database)] = "sqlite:///tally.db"
     max_request_bytes: PositiveInt = 20 * 1024 * 1024
     max_messages: PositiveInt = 4096
+    max_in_flight: PositiveInt = Field(default=1000, description="requests served at a time; the next ones get a 503")
+    max_header_bytes: Annotated[int, Field(ge=1024, le=_MAX_HEADERS)] = Field(
+        default=65_536, description="the most that a request's first line and headers take together"
+    )
+    read_s: Annotated[float, Field(gt=0, le=3600)] = Field(
+        default=60.0, description="seconds that a request's headers, and then its body, have to come in"
+    )
+    keep_samples_s: Annotated[float, Field(ge=0, le=600)] = Field(
+        default=30.0,
+        description="seconds that samples are kept for the retry of a client that went away; 0: they are not",
+    )
     budget_exceeded_status_code: Annotated[int, Field(ge=400, le=499)] = 402
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     shutdown_s: Annotated[int, Field(ge=1, le=3600)] = Field(

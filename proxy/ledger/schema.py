@@ -123,6 +123,12 @@ def _m007_answers(db: "Database") -> None:
     db.execute("CREATE INDEX idx_requests_feedback ON requests (tenant, model, recorded_at) WHERE feedback IS NOT NULL")
 
 
+def _m008_trials(db: "Database") -> None:
+    """How much of a tenant's traffic is scaled (NULL: all), and whether that is done in the background alone."""
+    db.table("tenants").add_column("scale_fraction", float)
+    db.table("tenants").add_column("shadow", int, not_null_default=0)
+
+
 MIGRATIONS: tuple[Callable[["Database"], None], ...] = (
     _m001_tenants,
     _m002_keys,
@@ -131,6 +137,7 @@ MIGRATIONS: tuple[Callable[["Database"], None], ...] = (
     _m005_requests,
     _m006_questions,
     _m007_answers,
+    _m008_trials,
 )
 
 

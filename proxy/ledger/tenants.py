@@ -30,6 +30,8 @@ class TenantChanges(TypedDict, total=False):
     max_samples: int | None
     max_request_nano: int | None
     answer: AnswerSpec | None
+    scale_fraction: float | None
+    shadow: bool
 
 
 class Tenants(Counters):
@@ -108,6 +110,8 @@ def tenant_of(row: sqlite3.Row) -> Tenant:
         answer=None if row["answer"] is None else _answer(row["answer"]),
         blocked=bool(row["blocked"]),
         managed=bool(row["managed"]),
+        scale_fraction=row["scale_fraction"],
+        shadow=bool(row["shadow"]),
     )
 
 
@@ -138,6 +142,8 @@ def _mistakes(tenant: Tenant) -> Iterator[tuple[str, str]]:
         value = getattr(tenant, param)
         if value is not None and not least <= value <= MAX_INTEGER:
             yield param, f"must be a whole number from {least} to {MAX_INTEGER}"
+    if tenant.scale_fraction is not None and not 0 <= tenant.scale_fraction <= 1:
+        yield "scale_fraction", "must be from 0 to 1"
     if tenant.strategy is not None and tenant.strategy not in STRATEGIES:
         yield "strategy", f"must be one of {', '.join(STRATEGIES)}"
     if tenant.duration is not None:

@@ -1,10 +1,13 @@
 """The wide lane: every provider that LiteLLM knows. The one module that imports LiteLLM, at its first call."""
 
+import base64
 import copy
 import logging
 import os
 import re
+import sys
 import warnings
+from array import array
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -65,6 +68,8 @@ _PARAMETERS = frozenset(
 # providers of another shape have no wire body to put it in
 _NATIVE_PARAMETERS = _PARAMETERS | {"top_k"}
 _LANE_ONLY = frozenset({"model", "messages", "stream"})
+# as with chats a client must not reach anything else that `aembedding` takes by name
+_EMBEDDING_PARAMETERS = frozenset({"input", "dimensions", "encoding_format", "user", "input_type"})
 _OPENAI_SHAPED = frozenset({"openai", "custom_openai", "azure", "mistral", "openrouter"})
 _PREFIXES = re.compile(r"^(?:litellm\.)?(?:\w+: )*(?:\w*Exception - )?")
 
@@ -132,15 +137,22 @@ class LiteLLMLane:
             await stream.aclose()
 
     async def post(self, endpoint: Endpoint, path: str, body: JSON, timeout: float) -> bytes:
-        """Embeddings, by `litellm.aembedding`; every other path is refused, with status 404."""
+        """Embeddings, by `litellm.aembedding`; every other path is refused, with status 404.
+
+        Numbers are asked for whatever the client wants, as few providers have base64, and put into base64 here.
+        """
         if path != "embeddings":
             raise UpstreamError(f"{endpoint.provider} has no {path}: it is for OpenAI-compatible servers", status=404)
+        arguments = {**endpoint.params, **_embedding(body), **_fixed(endpoint, timeout)}
         library = await self._load()
-        arguments = {**endpoint.params, **body, **_fixed(endpoint, timeout)}
         with _mapped(library, endpoint):
             with anyio.fail_after(timeout):
                 reply = await library.module.aembedding(**arguments)
-            return orjson.dumps(_dump(reply))
+            dumped = _dump(reply)
+        if body.get("encoding_format") == "base64":
+            for item in dumped.get("data") or ():
+                item["embedding"] = _base64(item.get("embedding"))
+        return orjson.dumps(dumped)
 
     async def close(self) -> None:
         """Close the connections that LiteLLM keeps."""
@@ -171,6 +183,8 @@ def _import() -> _Library:
     litellm.suppress_debug_info = True
     litellm.telemetry = False
     litellm.drop_params = False
+    # its embeddings take a max_retries of 0 for none given, and retries would be out of the account
+    litellm.DEFAULT_MAX_RETRIES = 0
     return _Library(
         module=litellm,
         openai_streams=(openai.AsyncStream, OpenAIChatCompletionStreamingHandler),
@@ -206,6 +220,32 @@ def _arguments(library: _Library, endpoint: Endpoint, body: JSON, timeout: float
         # with tools LiteLLM looks for its own MCP gateway first, and needs a package for that which is not there
         "_skip_mcp_handler": True,
     }
+
+
+def _embedding(body: JSON) -> JSON:
+    """What goes to LiteLLM of a body of `embeddings`. Raises UpstreamError for a field that cannot be passed on."""
+    for name in sorted(body.keys() - _EMBEDDING_PARAMETERS - {"model"}):
+        raise UpstreamError(
+            f"{name}: this model's embeddings do not take it",
+            status=400,
+            type="invalid_request_error",
+            code="unknown_parameter",
+            param=name,
+        )
+    told = {name: value for name, value in body.items() if value is not None and name != "model"}
+    if told.get("encoding_format") in ("float", "base64"):
+        del told["encoding_format"]
+    return told
+
+
+def _base64(vector: object) -> object:
+    """A vector of numbers as OpenAI's base64: 32-bit floats, little-endian."""
+    if not isinstance(vector, list):
+        return vector
+    floats = array("f", vector)
+    if sys.byteorder == "big":
+        floats.byteswap()
+    return base64.b64encode(floats.tobytes()).decode()
 
 
 def _fixed(endpoint: Endpoint, timeout: float) -> JSON:

@@ -13,6 +13,9 @@ from proxy.types import JSON
 
 _FILE = "model_prices_and_context_window_backup.json"
 _TEXT_MODES = frozenset({"chat", "completion", "responses"})
+# what generates nothing has no price of output, and may be priced by the query, the image or the character
+_PLAIN_MODES = frozenset({"embedding", "moderation"})
+_UNCOUNTED = re.compile(r"^input_(?!cost_per_token$|.*_batches$)")
 # the table files a provider's models in groups: vertex_ai-anthropic_models, fireworks_ai-embedding-models
 _GROUP = re.compile(r"-[a-z0-9_]+[-_]models$")
 _ALIASES = {"bedrock_converse": "bedrock", "cohere_chat": "cohere", "azure_text": "azure"}
@@ -37,11 +40,16 @@ class PriceMap:
         self._path = path
 
     def rates(self, model: str) -> Rates | None:
-        """What a token costs; None when the table has no price for tokens both in and out. 0 is a price: free."""
+        """What a token costs; None when the table has no price for tokens both in and out. 0 is a price: free.
+
+        What generates nothing, such as an embedding model, needs no price out, and no price but that of tokens.
+        """
         entry = self._find(model)
-        if entry is None or entry.get("mode") not in _TEXT_MODES:
+        plain = entry is not None and entry.get("mode") in _PLAIN_MODES and not _priced_otherwise(entry)
+        if entry is None or not (plain or entry.get("mode") in _TEXT_MODES):
             return None
         prompt, completion = _pico(entry, "input_cost_per_token"), _pico(entry, "output_cost_per_token")
+        completion = 0 if plain and completion is None else completion
         if prompt is None or completion is None:
             return None
         return Rates(prompt, completion, _pico(entry, "cache_read_input_token_cost"))
@@ -82,6 +90,10 @@ class PriceMap:
         if entry is None or _ALIASES.get(prefix, prefix) != _provider(entry):
             return None
         return entry
+
+
+def _priced_otherwise(entry: JSON) -> bool:
+    return any(cost and _UNCOUNTED.search(name) for name, cost in entry.items())
 
 
 def _provider(entry: JSON) -> str | None:

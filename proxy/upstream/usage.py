@@ -29,11 +29,14 @@ def prompt_bound(body: JSON) -> int:
 
     Whatever the body holds may come into the prompt, but for settings that are known not to. Messages and the chat
     template add a few; an image counts as 8,192, a file or a recording as an eighth of its bytes: these two are no
-    bounds, but what is usual.
+    bounds, but what is usual. Of a `query` about `documents` every one is read beside the query.
     """
     prompt = [value for name, value in body.items() if name not in _SETTINGS]
     texts = sum(len(body[name]) for name in ("messages", "input") if isinstance(body.get(name), list))
-    return _TEMPLATE + _PER_MESSAGE * texts + _text_bytes(prompt)
+    documents = body.get("documents")
+    pairs = len(documents) if isinstance(documents, list) else 0
+    again = (_PER_MESSAGE + _text_bytes(body.get("query"))) * pairs
+    return _TEMPLATE + _PER_MESSAGE * texts + _text_bytes(prompt) + again
 
 
 def prompt_worth(body: JSON, deployment: Deployment) -> float:

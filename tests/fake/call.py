@@ -53,9 +53,17 @@ class Call:
 
     @property
     def texts(self) -> list[str]:
-        """What a call that generates nothing is about: its inputs, or the two texts of a pair."""
-        told = [self.body.get(name) for name in ("input", "text_1", "text_2")]
-        return [text for value in told if value is not None for text in ([value] if isinstance(value, str) else value)]
+        """What a call that generates nothing is about: its inputs, or the texts of its pairs."""
+        documents = self.body.get("documents") or ()
+        # a query is read with each of its documents
+        pairs = [text for document in documents for text in (self.body["query"], document)]
+        told = [*(self.body.get(name) for name in ("input", "text_1", "text_2")), pairs]
+        return [
+            text
+            for value in told
+            if value is not None
+            for text in ([value] if isinstance(value, str) else map(str, value))
+        ]
 
     @property
     def question(self) -> str:

@@ -89,13 +89,14 @@ class Plain:
     """What one of the paths that generate nothing replies: `data` as it is, one item a text, and a usage.
 
     `prompt_tokens` are counted unless given; `usage`: told whole, only as `total_tokens`, or left out (and billed all
-    the same). `latency`: seconds before the reply.
+    the same). `latency`: seconds before the reply. `more` are further fields of the reply.
     """
 
     data: Sequence[JSON] = ()
     prompt_tokens: int | None = None
     usage: Literal["all", "total", "none"] = "all"
     latency: float = 0.0
+    more: Mapping[str, object] = field(default_factory=dict)
 
 
 Step = Reply | Plain | Fault | Drop | Malformed

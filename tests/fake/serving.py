@@ -12,7 +12,7 @@ from tests.fake.call import Call
 from tests.fake.script import Drop, Fault, Malformed, Plain, Reply, Script, Step, as_script
 
 _CHAT = "/v1/chat/completions"
-_PLAIN = frozenset({"/v1/embeddings", "/score", "/classify", "/pooling"})
+_PLAIN = frozenset({"/v1/embeddings", "/v1/moderations", "/v1/rerank", "/score", "/classify", "/pooling"})
 
 Scope = dict[str, Any]
 Receive = Callable[[], Awaitable[dict[str, Any]]]
@@ -20,7 +20,7 @@ Send = Callable[[dict[str, Any]], Awaitable[None]]
 
 
 class FakeApp:
-    """Answers chats, embeddings and, at its root, vLLM's rewards by `script`, and records every call.
+    """Answers chats, embeddings, moderations, rerankings and, at its root, vLLM's rewards by `script`; records calls.
 
     `hang_up` breaks a client's connection.
     A streamed call stops when its client goes, and bills the tokens sent by then. A call that is not streamed is billed

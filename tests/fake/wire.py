@@ -101,13 +101,13 @@ def chunks(call: Call, reply: Reply, choices: Sequence[Made]) -> Iterator[Chunk]
 
 
 def plain(call: Call, step: Plain) -> JSON:
-    """A reply that generates nothing: embeddings, rewards."""
+    """A reply that generates nothing: embeddings, moderations, rewards."""
     data = [{"index": index, "object": "embedding", **item} for index, item in enumerate(step.data)]
     usage = {"total_tokens": call.prompt_tokens} | (
         {"prompt_tokens": call.prompt_tokens, "completion_tokens": 0} if step.usage == "all" else {}
     )
     body = {"id": f"plain-fake-{call.index}", "object": "list", "created": _CREATED, "model": call.body.get("model")}
-    return body | {"data": data} | ({} if step.usage == "none" else {"usage": usage})
+    return body | {"data": data} | dict(step.more) | ({} if step.usage == "none" else {"usage": usage})
 
 
 def error(fault: Fault) -> JSON:

@@ -1,0 +1,41 @@
+"""What the metrics and the log tell of a request that has ended."""
+
+from structlog.typing import FilteringBoundLogger
+
+from proxy.money import usd
+from proxy.purse import Purse
+from proxy.telemetry import Metrics
+
+
+def count(
+    metrics: Metrics,
+    log: FilteringBoundLogger,
+    *,
+    purse: Purse,
+    model: str,
+    strategy: str,
+    status: int,
+    seconds: float,
+    samples: int | None,
+) -> None:
+    """Count one request, whatever became of it. `model` is the client's name of it; `samples` None: it draws none."""
+    labels = (model, strategy)
+    metrics.in_flight.dec()
+    metrics.requests.labels(*labels, str(status)).inc()
+    metrics.seconds.labels(*labels).observe(seconds)
+    if samples is not None:
+        metrics.samples.labels(*labels).observe(samples)
+    metrics.tokens.labels(model, "prompt").inc(purse.paid.prompt)
+    metrics.tokens.labels(model, "completion").inc(purse.paid.completion)
+    metrics.cost.labels(model, purse.tenant.name).inc(purse.spent / 1e9)
+    log.info(
+        "request",
+        request=purse.account.request,
+        tenant=purse.tenant.name,
+        model=model,
+        strategy=strategy,
+        status=status,
+        samples=samples or 0,
+        cost_usd=usd(purse.spent),
+        seconds=round(seconds, 3),
+    )
