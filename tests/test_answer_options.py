@@ -90,6 +90,7 @@ def test_without_rules_no_prompt_changes_how_answers_are_found(text: str) -> Non
         ({"kind": "label", "pick": "central"}, "it is for text"),
         ({"kind": "number", "unit": "km"}, "unit"),
         ({"kind": "sum"}, "Input should be"),
+        ({"kind": "text", "votable": "always"}, "say pick: central or universal"),
     ],
 )
 def test_options_that_make_no_sense_are_told_by_name_in_file_and_body(answer: dict[str, Any], reason: str) -> None:

@@ -35,8 +35,8 @@ from proxy.evaluation.setup import INSTRUCTION, Setup
 from proxy.evaluation.summary import Paired, Summary, summarise
 from proxy.types import JSON, STRATEGIES, AnswerKind
 
-KINDS = tuple(kind for kind in get_args(AnswerKind) if kind not in ("text", "tool_calls"))
-"""The kinds of answers that a text beside the question can be compared with."""
+KINDS = tuple(kind for kind in get_args(AnswerKind) if kind not in ("text", "tool_calls", "regex", "json_path"))
+"""The kinds of answers that a text beside the question can be compared with, and that need no more than a name."""
 
 _PLAIN_WIDTH = 150
 _MEASURES = ("strategy", "n", "right", "95 %", "tokens", "cost USD", "draws", "p50 s", "p95 s")

@@ -144,6 +144,8 @@ class AnswerConfig(_Section):
         name, value = needed.get(self.kind, ("", ""))
         if value is None:
             raise ValueError(f"kind: {self.kind} needs a {name}")
+        if self.kind == "text" and self.votable == "always" and self.pick == "none":
+            raise ValueError("kind: text has nothing to vote on; say pick: central or universal")
         for option, kinds in _OPTIONS_OF.items():
             if self.kind not in kinds and getattr(self, option) != type(self).model_fields[option].default:
                 raise ValueError(f"{option} has no effect with kind: {self.kind}; it is for {' and '.join(kinds)}")
