@@ -12,10 +12,10 @@ from types import TracebackType
 import structlog
 
 from proxy.core.batch import Batch
-from proxy.drawing import Query
 from proxy.engine import Closed, Engine, Inbox, Joined, Left, Ticket
 from proxy.errors import Overloaded, TallyError
 from proxy.keeping import EMPTY
+from proxy.query import Query
 from proxy.types import Strategy
 from proxy.verdict import GONE, Verdict
 

@@ -8,10 +8,11 @@ from itertools import groupby
 from proxy.answers import votable
 from proxy.core.batch import BUDGET, FAILED, Batch, Denied, Draw, Outcome, Sample
 from proxy.core.vote import SILENT
-from proxy.drawing import Drawer, Query, Wave
+from proxy.drawing import Drawer, Wave
 from proxy.errors import ClientGone, TallyError
 from proxy.ledger import Ledger, RequestRow
 from proxy.picking import Picker, to_pick
+from proxy.query import Query
 from proxy.verdict import (
     DEADLINE,
     GONE,

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from proxy.answers.central import candidates, central, nearest, picks, shortened
 from proxy.conditioning import said
 from proxy.core.strategies import rule_for
-from proxy.drawing import Drawn, Query
+from proxy.query import Drawn, Query
 from proxy.scoring.embedding import Embedder
 from proxy.scoring.universal import Universal
 from proxy.types import Plan

@@ -7,10 +7,10 @@ from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 import orjson
 
 from proxy.core.batch import Draw
-from proxy.drawing import Query
 from proxy.errors import BudgetExceeded, ClientGone, TallyError, UpstreamTimeout
 from proxy.ledger import Ledger
 from proxy.metering import Chunk, Errand, Meter, MeteredCall
+from proxy.query import Query
 from proxy.types import JSON, Choice
 from proxy.upstream import sse
 from proxy.upstream.deployment import Deployment

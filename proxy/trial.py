@@ -8,8 +8,8 @@ from types import TracebackType
 import orjson
 import structlog
 
-from proxy.drawing import Query
 from proxy.errors import TallyError
+from proxy.query import Query
 from proxy.types import JSON
 from proxy.verdict import Verdict
 

@@ -11,11 +11,11 @@ from proxy.core.mode import chance_of_mode
 from proxy.core.strategies import rule_for, scored
 from proxy.core.vote import SILENT, Votes, admitted, poll, voices
 from proxy.core.vote import Ballot as Vote
-from proxy.drawing import Drawn, Query
 from proxy.errors import BudgetExceeded, ClientGone, LowConfidence, TallyError, UpstreamError, UpstreamTimeout
 from proxy.ledger import Ballot, RequestRow
 from proxy.money import usd
 from proxy.purse import Purse
+from proxy.query import Drawn, Query
 from proxy.scoring.agreement import AgreementScorer, agreement
 from proxy.types import JSON, Choice, Pick, Plan, Strategy
 

@@ -11,12 +11,13 @@ import numpy as np
 from proxy.batcher import Batcher
 from proxy.core.batch import Batch
 from proxy.core.strategies import batch_for
-from proxy.drawing import Drawer, Query
+from proxy.drawing import Drawer
 from proxy.engine import Engine
 from proxy.ledger.reports import RequestLine, TenantCheck, check, draws, verdicts
 from proxy.ledger.sqlite import SqliteLedger
 from proxy.metering import Meter
 from proxy.purse import Purse
+from proxy.query import Query
 from proxy.scoring import Scorer
 from proxy.types import JSON, Account, Plan, Strategy, Tenant
 from proxy.upstream import Endpoint, Lane

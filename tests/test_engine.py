@@ -14,8 +14,8 @@ import pytest
 from proxy.core.batch import Batch, Limits
 from proxy.core.fixed import FixedBatch
 from proxy.core.prior import Prior
-from proxy.drawing import Query
 from proxy.errors import TallyError, UpstreamError, UpstreamTimeout
+from proxy.query import Query
 from proxy.scoring.logprobs import LogprobScorer
 from proxy.types import JSON, AnswerSpec, Strategy, Tenant
 from proxy.verdict import Verdict, verdict

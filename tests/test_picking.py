@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.core.batch import Draw
-from proxy.drawing import Query
 from proxy.errors import NotFound
 from proxy.picking import Picker, to_pick
+from proxy.query import Query
 from proxy.scoring.embedding import Embedder
 from proxy.scoring.universal import MOST, Universal, ask, named
 from proxy.types import AnswerSpec, Choice, Pick, Plan, Strategy, StrategyName, Tenant

@@ -10,8 +10,8 @@ from typing import Any
 import orjson
 import pytest
 
-from proxy.drawing import Query
 from proxy.errors import BudgetExceeded, UpstreamError
+from proxy.query import Query
 from proxy.relay import Relay, relayable, sliceable
 from proxy.types import JSON, Tenant
 from proxy.upstream.usage import prompt_bound

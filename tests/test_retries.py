@@ -17,10 +17,10 @@ from hypothesis import strategies as st
 
 from proxy.core.batch import Draw
 from proxy.core.strategies import batch_for
-from proxy.drawing import Query
 from proxy.keeping import EMPTY, Claim, Keeper, Kept, Stock, fingerprint
 from proxy.ledger.reports import RequestLine, verdicts
 from proxy.purse import Purse
+from proxy.query import Query
 from proxy.types import JSON, Choice, Strategy
 from tests.bench import Bench, bench
 from tests.fake_upstream import Call, FakeUpstream, Reply

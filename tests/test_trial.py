@@ -19,7 +19,6 @@ from hypothesis import strategies as st
 from proxy.cli.ledger import ledger
 from proxy.cli.tenants import tenant as tenant_group
 from proxy.config import parse_config
-from proxy.drawing import Query
 from proxy.errors import ConfigError, RequestInvalid, UpstreamError
 from proxy.ledger import RequestRow, Settlement
 from proxy.ledger.books import Books
@@ -27,6 +26,7 @@ from proxy.ledger.comparing import Comparison, comparisons
 from proxy.ledger.reports import RequestLine, draws, verdicts
 from proxy.ledger.store import wall_clock
 from proxy.plan import Wish
+from proxy.query import Query
 from proxy.trial import MOST_SHADOWS, Shadows, lot
 from proxy.types import JSON, Tenant
 from proxy.verdict import Verdict

@@ -8,7 +8,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.core.batch import Draw, Step
-from proxy.drawing import Query
 from proxy.errors import (
     BudgetExceeded,
     ClientGone,
@@ -18,6 +17,7 @@ from proxy.errors import (
     UpstreamTimeout,
 )
 from proxy.purse import Purse
+from proxy.query import Query
 from proxy.types import JSON, Account, AnswerSpec, Choice, Plan, Strategy, StrategyName, Tenant, Usage
 from proxy.upstream import Endpoint
 from proxy.upstream.deployment import Deployment

@@ -24,12 +24,12 @@ from proxy.calibration import Calibrator
 from proxy.config import GeneralSettings
 from proxy.core.calibration import Calibration
 from proxy.core.prior import Prior
-from proxy.drawing import Query
 from proxy.errors import BodyTooLarge, BodyTooSlow, BudgetExceeded, ClientGone, RequestInvalid, TallyError
 from proxy.keeping import Keeper, fingerprint
 from proxy.plan import Planner
 from proxy.predictor import Predictor
 from proxy.purse import Purse
+from proxy.query import Query
 from proxy.relay import Relay, relayable, sliceable
 from proxy.scoring import Scorer
 from proxy.telemetry import Metrics

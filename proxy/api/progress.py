@@ -5,7 +5,7 @@ import json
 
 from proxy.core.batch import Label, Sample
 from proxy.core.vote import plurality, voices
-from proxy.drawing import Query
+from proxy.query import Query
 from proxy.types import JSON
 
 
