@@ -6,37 +6,32 @@ A draw that is lost is an outcome, never an exception.
 import asyncio
 from collections.abc import Callable, Hashable, Sequence
 from contextlib import aclosing
-from dataclasses import replace
-from typing import Literal
+from dataclasses import dataclass, replace
+from functools import partial
+from operator import is_
 
 import stamina
 
 from proxy.answers import Answer
 from proxy.conditioning import prompt, said
 from proxy.core.batch import Cancelled, Denied, Draw, Failure, Outcome, Sample
-from proxy.core.strategies import scored
 from proxy.core.vote import SILENT
 from proxy.errors import TallyError, UpstreamError
 from proxy.keeping import Kept
 from proxy.metering import Errand, Meter
+from proxy.prompting import Form, Prompt
 from proxy.query import Drawn, Query
 from proxy.scoring import Scorer
 from proxy.scoring.grade import grade
-from proxy.scoring.logprobs import LogprobScorer
-from proxy.types import JSON, Plan, StrategyName
+from proxy.upstream.deployment import Deployment
+from proxy.upstream.group import Need, Place
+from proxy.upstream.routing import Tour
 
-_ATTEMPTS = 3
 _LONGEST_WAIT_S = 20.0
 _RETRIED = frozenset({408, 409, 425, 429, 500, 502, 503, 504})
 _REFUSED = frozenset({400, 413, 422})
-_SHORT_TOKENS = 1024
-_SEEDS = 2**63
 _GRACE_S = 1.0
-_CANCELLING: frozenset[StrategyName] = frozenset({"dynscaling", "optscale", "adaptive", "adaptive_consistency", "pets"})
-"""Strategies that may decide a query while draws of it are in flight."""
-
-Form = Literal["full", "stream", "bare"]
-"""How much of a prompt is sent: see `Prompt.seeded`."""
+_TELLING_S = 0.05
 
 
 class Drawer:
@@ -77,7 +72,8 @@ class Wave:
         self._missing = set(fresh)
         self._last_error: UpstreamError | None = None
         self._kind = draws[0]
-        self._prompt = Prompt(query, self._kind)
+        self._shown = prompt(query.request, self._kind.step, _texts(query, self._kind)) if self._kind.given else None
+        self._prompts: dict[Deployment, Prompt] = {}
         query.places += len(fresh)
         query.rounds = max(query.rounds, self._kind.round)
 
@@ -95,100 +91,133 @@ class Wave:
             self._out(draw, Cancelled(draw))
 
     def _spread(self, tasks: asyncio.TaskGroup, draws: Sequence[int]) -> None:
-        """Start calls of as many draws each as the deployment is known to take."""
-        size = self._query.deployment.max_n or max(1, len(draws))
-        for start in range(0, len(draws), size):
-            tasks.create_task(self._call(tasks, draws[start : start + size]))
+        """Start a call for draws; those that its deployment does not take at once get calls of their own."""
+        if draws:
+            tasks.create_task(self._call(tasks, draws))
 
     async def _call(self, tasks: asyncio.TaskGroup, draws: Sequence[int]) -> None:
         """One call, tried again where that helps; what it leaves missing is topped up by further calls."""
-        version = self._prompt.version
+        call = _Call(draws)
         try:
-            got = await self._attempts(tasks, draws)
+            got = await self._attempts(tasks, call)
         except TallyError as error:
-            missing = self._still(draws)
-            if not isinstance(error, UpstreamError) or error.status not in _REFUSED:
-                self._lose(missing, error)
-            elif self._prompt.version > version:
-                self._spread(tasks, missing)
-            elif len(missing) > 1 or self._prompt.extras or self._prompt.untried_stream:
-                await self._refused(tasks, missing)
-            else:
-                self._lose(missing, error)
+            self._lose(self._still(call.draws), error)
             return
-        missing = self._still(draws)
-        if missing and got:
+        missing = self._still(call.draws)
+        if call.refusal is not None and call.prompt is not None:
+            await self._refused(tasks, call.prompt, missing, call.refusal, since=call.version)
+        elif got:
             self._spread(tasks, missing)
-        elif missing:
+        else:
             self._lose(missing, UpstreamError("the provider's reply has no choices", status=502))
 
-    async def _refused(self, tasks: asyncio.TaskGroup, draws: Sequence[int]) -> None:
+    async def _refused(
+        self, tasks: asyncio.TaskGroup, prompt: Prompt, draws: Sequence[int], refusal: UpstreamError, *, since: int
+    ) -> None:
         """The request itself is refused, or what tally put into it, or `n`. One bare draw tells the first apart."""
-        suspect = self._prompt.extras or self._prompt.untried_stream
+        suspect = prompt.extras or prompt.untried_stream
+        if prompt.version > since:
+            self._spread(tasks, draws)
+        elif len(draws) > 1 or suspect:
+            await self._tell_apart(tasks, prompt, draws, suspect=suspect)
+        else:
+            self._lose(draws, refusal)
+
+    async def _tell_apart(
+        self, tasks: asyncio.TaskGroup, prompt: Prompt, draws: Sequence[int], *, suspect: bool
+    ) -> None:
+        bare = _Call(draws[:1], "bare", prompt.deployment)
         try:
-            got = await self._attempts(tasks, draws[:1], "bare")
+            got = await self._attempts(tasks, bare)
         except TallyError as error:
             self._lose(self._still(draws), error)
             return
+        if bare.refusal is not None:
+            self._lose(self._still(draws), bare.refusal)
+            return
         rest = self._still(draws)
-        if got and suspect and (not rest or await self._refuses(tasks, rest[:1], "full")):
-            await self._blame(tasks, rest[:1])
+        if got and suspect and (not rest or await self._refuses(tasks, prompt, rest[:1], "full")):
+            await self._blame(tasks, prompt, rest[:1])
         elif got and rest:
-            self._query.deployment.learn_max_n(-(-len(draws) // 2))
+            prompt.deployment.learn_max_n(-(-len(draws) // 2))
         self._spread(tasks, self._still(draws))
 
-    async def _blame(self, tasks: asyncio.TaskGroup, draws: Sequence[int]) -> None:
+    async def _blame(self, tasks: asyncio.TaskGroup, prompt: Prompt, draws: Sequence[int]) -> None:
         """Take out what is refused: the stream, or what tally put in. Where both may be it, a stream alone tells."""
-        prompt = self._prompt
         if not prompt.untried_stream:
             prompt.strip()
-        elif not prompt.extras or (draws and await self._refuses(tasks, draws, "stream")):
+        elif not prompt.extras or (draws and await self._refuses(tasks, prompt, draws, "stream")):
             prompt.unstream()
         elif not prompt.untried_stream:
             prompt.strip()
 
-    async def _refuses(self, tasks: asyncio.TaskGroup, draws: Sequence[int], form: Form) -> bool:
+    async def _refuses(self, tasks: asyncio.TaskGroup, prompt: Prompt, draws: Sequence[int], form: Form) -> bool:
         """Whether the deployment refuses a form of the prompt, also for one draw alone."""
+        call = _Call(draws, form, prompt.deployment)
         try:
-            await self._attempts(tasks, draws, form)
+            await self._attempts(tasks, call)
         except TallyError as error:
-            if isinstance(error, UpstreamError) and error.status in _REFUSED:
-                return True
             self._lose(self._still(draws), error)
-        return False
+        return call.refusal is not None
 
-    async def _attempts(self, tasks: asyncio.TaskGroup, draws: Sequence[int], form: Form = "full") -> int:
+    async def _attempts(self, tasks: asyncio.TaskGroup, call: "_Call") -> int:
         """A call and, after an error that may pass, another; returns how many choices the last one gave."""
-        got = 0
-        async for attempt in stamina.retry_context(on=self._wait, attempts=_ATTEMPTS, timeout=self._left()):
+        got, attempts = 0, 1 + self._query.route.retries
+        async for attempt in stamina.retry_context(on=self._wait, attempts=attempts, timeout=self._left()):
             with attempt:
+                got = await self._attempt(tasks, call)
+        return got
+
+    async def _attempt(self, tasks: asyncio.TaskGroup, call: "_Call") -> int:
+        """A call to one deployment and, where it fails, to the next."""
+        tour = self._tour(call)
+        while draws := self._still(call.draws):
+            tour.need.choices = len(draws)
+            async with tour.stop() as place:
+                call.draws = draws[: place.choices]
+                self._spread(tasks, draws[place.choices :])
+                # only now: while the place was waited for, something of the prompt may have been refused
+                call.prompt = self._prompt(place.deployment)
+                call.version = call.prompt.version
                 try:
-                    got = await self._attempt(tasks, self._still(draws), form)
+                    return await self._call_once(tasks, call.draws, place, call.prompt, call.form)
                 except UpstreamError as error:
                     # where no budget is left to try again, this is what went wrong
                     self._last_error = error
-                    raise
-        return got
+                    if error.status not in _REFUSED:
+                        raise
+                    # nothing that another deployment, or another try, would mend
+                    call.refusal = error
+                    return 0
+        return 0
 
-    async def _attempt(self, tasks: asyncio.TaskGroup, draws: Sequence[int], form: Form) -> int:
-        if not draws:
-            return 0
-        async with self._query.deployment.slot():
-            # only now: while the place was waited for, something of the prompt may have been refused
-            return await self._call_once(tasks, draws, form)
+    def _tour(self, call: "_Call") -> Tour:
+        query, only = self._query, call.only
+        fits = query.purse.knows_price if only is None else partial(is_, only)
+        # what is told of full limits must be told before the deadline, which else ends all that waits
+        return Tour(query.route, Need(query.request), fits=fits, deadline=query.deadline - _TELLING_S, patient=True)
 
-    async def _call_once(self, tasks: asyncio.TaskGroup, draws: Sequence[int], form: Form) -> int:
-        query = self._query
-        kind = self._kind if self._prompt.shows(form) else replace(self._kind, given=())
+    def _prompt(self, deployment: Deployment) -> Prompt:
+        found = self._prompts.get(deployment)
+        if found is None:
+            found = self._prompts[deployment] = Prompt(self._query, deployment, self._kind.step, self._shown)
+        return found
+
+    async def _call_once(
+        self, tasks: asyncio.TaskGroup, draws: Sequence[int], place: Place, prompt: Prompt, form: Form
+    ) -> int:
+        query, deployment = self._query, place.deployment
+        kind = self._kind if prompt.shows(form) else replace(self._kind, given=())
         errand = Errand(kind.step if kind.step in SILENT else "draw", kind.round, self._untold[draws[0]])
         got = 0
         async with self._meter.call(
             query.purse,
-            query.deployment,
-            self._prompt.seeded(self._first_place(draws), form),
+            deployment,
+            prompt.seeded(self._first_place(draws), form),
             errand,
             choices=len(draws),
             deadline=query.deadline,
+            taken=place.taken,
         ) as call:
             for draw in draws[call.granted :]:
                 self._out(draw, Denied(draw))
@@ -196,7 +225,7 @@ class Wave:
                 self._query.errors += [self._last_error] if self._last_error else []
                 return 0
             # a call outlives the deadline, which cancels it: what came by then is counted, and nothing is lost
-            async with aclosing(call.choices(min(query.deployment.timeout, self._left() + _GRACE_S))) as choices:
+            async with aclosing(call.choices(min(deployment.timeout, self._left() + _GRACE_S))) as choices:
                 async for choice in choices:
                     if choice.index < call.granted:
                         made = replace(kind, id=draws[choice.index])
@@ -207,7 +236,7 @@ class Wave:
                         got += 1
         query.cut |= call.was_cut
         if got and call.whole:
-            query.deployment.came(got, of=call.granted)
+            deployment.came(got, of=call.granted)
         return got
 
     def _again(self, tasks: asyncio.TaskGroup, draw: int, kept: Kept) -> None:
@@ -275,84 +304,19 @@ class Wave:
         return error.retry_after if error.retry_after <= min(_LONGEST_WAIT_S, self._left()) else False
 
 
-class Prompt:
-    """The body that a wave's calls send: the request with what tally puts in, until something of it is refused.
+@dataclass(slots=True)
+class _Call:
+    """Draws that are asked for together, in one `form`, of any deployment or of one `only`.
 
-    An answer can do without the earlier ones that it is shown; any other step is nothing without them, so there its own
-    prompt stands for the request. `version` counts what was taken out.
+    `prompt` is what the last deployment was sent, as it was in `version`; `refusal` is why that did not take it.
     """
 
-    def __init__(self, query: Query, draw: Draw) -> None:
-        self.version = 0
-        self._query = query
-        shown = prompt(query.request, draw.step, _texts(query, draw)) if draw.given else None
-        self._request = query.request if shown is None or draw.step == "answer" else shown
-        self._shown = shown if draw.step == "answer" else None
-        self._logprobs = _logprobs_wanted(query) if "logprobs" not in query.request else {}
-        self._build()
-
-    def shows(self, form: Form) -> bool:
-        """Whether a form of it shows earlier draws."""
-        return self._request is not self._query.request or (form == "full" and self._shown is not None)
-
-    @property
-    def extras(self) -> bool:
-        """Whether there is anything in it that tally itself put in, but for asking for a stream."""
-        return self._shown is not None or bool(self._logprobs)
-
-    @property
-    def untried_stream(self) -> bool:
-        """Whether it asks for a stream of a deployment that has never given one."""
-        return bool(self._plain.get("stream")) and not self._query.deployment.has_streamed
-
-    def seeded(self, place: int, form: Form) -> JSON:
-        """The body with a seed of its own: choice i of a call has seed + i on most servers, so places never clash.
-
-        `full` is all of it, `stream` the request alone, `bare` the request alone and no stream that was never tried.
-        """
-        body = self._full if form == "full" else self._plain
-        if form == "bare" and self.untried_stream:
-            body = self._body(self._request, stream=False)
-        seed = self._query.request.get("seed")
-        # a number that does not fit in 64 bits is no JSON that everybody reads
-        return {**body, "seed": seed + place - (seed + place >= _SEEDS) * _SEEDS} if isinstance(seed, int) else body
-
-    def strip(self) -> None:
-        """Take out what tally put in, which the deployment refuses; and remember what it would always refuse."""
-        if self._logprobs:
-            self._query.deployment.gives_logprobs = False
-        self._shown, self._logprobs = None, {}
-        self._build()
-        self.version += 1
-
-    def unstream(self) -> None:
-        """Ask for whole replies: the deployment does not stream, and is remembered for it."""
-        self._query.deployment.streams = False
-        self._build()
-        self.version += 1
-
-    def _build(self) -> None:
-        self._plain = self._body(self._request)
-        self._full = self._body(self._shown or self._request) | self._logprobs
-
-    def _body(self, request: JSON, *, stream: bool = True) -> JSON:
-        query = self._query
-        body = query.deployment.body(request)
-        for name in ("n", "stream", "stream_options"):
-            body.pop(name, None)
-        if stream and query.deployment.streams and _worth_streaming(query.plan, body):
-            body["stream"] = True
-            body["stream_options"] = {"include_usage": True}
-        return body
-
-
-def _logprobs_wanted(query: Query) -> JSON:
-    """What the draws of a query ask for on behalf of its scores, as far as its deployment gives it."""
-    if not scored(query.plan.strategy) or not query.deployment.gives_logprobs:
-        return {}
-    if query.scorer is None:
-        return {"logprobs": True}
-    return query.scorer.asks if isinstance(query.scorer, LogprobScorer) else {}
+    draws: Sequence[int]
+    form: Form = "full"
+    only: Deployment | None = None
+    prompt: Prompt | None = None
+    version: int = 0
+    refusal: UpstreamError | None = None
 
 
 def _texts(query: Query, draw: Draw) -> list[str]:
@@ -363,14 +327,3 @@ def _texts(query: Query, draw: Draw) -> list[str]:
     # an answer that was cut to be shown to people is none
     whole = [drawn.answer.text if drawn.answer and not drawn.answer.text.endswith("…") else "" for drawn in given]
     return [text or said(drawn.choice) for text, drawn in zip(whole, given, strict=True)]
-
-
-def _worth_streaming(plan: Plan, body: JSON) -> bool:
-    """Whether draws are streamed: where they may be cancelled, or are not known to be short.
-
-    A call that is not streamed runs on after a disconnect, and is reserved whole.
-    """
-    if plan.strategy.name in _CANCELLING:
-        return True
-    limits = [body[key] for key in ("max_completion_tokens", "max_tokens") if isinstance(body.get(key), int)]
-    return not limits or min(limits) > _SHORT_TOKENS

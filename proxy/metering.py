@@ -3,7 +3,6 @@
 Everything that costs money goes through here: draws, relayed calls, judges, reward models, embeddings.
 """
 
-import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ from typing import NamedTuple
 
 import orjson
 
-from proxy.errors import UpstreamError, UpstreamMalformed, UpstreamTimeout
+from proxy.errors import UpstreamError, UpstreamMalformed
 from proxy.ledger import Amount, DrawRow, Ledger, Reservation, Settlement
 from proxy.money import Rates
 from proxy.purse import Purse
@@ -20,6 +19,9 @@ from proxy.types import JSON, Choice, Usage
 from proxy.upstream.assemble import Assembler
 from proxy.upstream.deployment import Deployment
 from proxy.upstream.direct import error_from
+from proxy.upstream.group import Need, Place
+from proxy.upstream.limits import Taken
+from proxy.upstream.routing import Route, Tour
 from proxy.upstream.usage import PROMPT_SHARE, billed, output_bound, prompt_bound
 
 UNKNOWN_OUTPUT = 16_384
@@ -50,6 +52,14 @@ class Chunk(NamedTuple):
     finished: list[Choice]
 
 
+class Posted(NamedTuple):
+    """What a plain POST was answered with: its bytes, the same parsed, and who said so."""
+
+    raw: bytes
+    payload: JSON
+    deployment: Deployment
+
+
 class Meter:
     """Opens metered calls. `clock` is monotonic seconds; `slice_tokens` the output reserved at a time."""
 
@@ -60,11 +70,21 @@ class Meter:
 
     @asynccontextmanager
     async def call(
-        self, purse: Purse, deployment: Deployment, body: JSON, errand: Errand, *, choices: int, deadline: float
+        self,
+        purse: Purse,
+        deployment: Deployment,
+        body: JSON,
+        errand: Errand,
+        *,
+        choices: int,
+        deadline: float,
+        taken: Taken | None = None,
+        generates: bool = True,
     ) -> AsyncIterator["MeteredCall"]:
         """Reserve for up to `choices` choices (`granted` says for how many) and settle when the block ends.
 
-        `body` is the upstream's, without `n`; `deadline` is on the monotonic clock. Raises LedgerUnavailable, and
+        `body` is the upstream's, without `n`; `deadline` is on the monotonic clock; `taken` is the call's part of the
+        deployment's minute; `generates` false: there is only a prompt to pay for. Raises LedgerUnavailable, and
         RequestInvalid where a limit in money meets an unknown price.
         """
         purse.check_price(deployment)
@@ -76,6 +96,8 @@ class Meter:
             body=body,
             errand=errand,
             slice_tokens=self._slice,
+            taken=taken,
+            generates=generates,
         )
         await call.reserve(choices, deadline - self._clock() + _GRACE_S)
         try:
@@ -84,49 +106,41 @@ class Meter:
             call.settle()
 
     async def post(
-        self, purse: Purse, deployment: Deployment, path: str, body: JSON, errand: Errand, *, deadline: float
+        self, purse: Purse, route: Route, path: str, request: JSON, errand: Errand, *, deadline: float
     ) -> JSON | None:
         """One plain POST that generates nothing (see `Lane.post`): its reply, or None where the budget has no room.
 
         Its prompt is reserved, at most so many tokens as it has bytes, and what the server's `usage` tells is charged,
         at the deployment's input rate; the reservation where it tells nothing. Holds one of the deployment's places.
-        Raises UpstreamError, LedgerUnavailable, and RequestInvalid where a limit in money meets an unknown price.
+        Raises UpstreamError, LedgerUnavailable, RateLimited where no deployment has room in time, and RequestInvalid
+        where a limit in money meets an unknown price.
         """
-        posted = await self.passed(purse, deployment, path, body, errand, deadline=deadline)
-        return None if posted is None else posted[1]
+        posted = await self.passed(purse, route, path, request, errand, deadline=deadline)
+        return None if posted is None else posted.payload
 
     async def passed(
-        self, purse: Purse, deployment: Deployment, path: str, body: JSON, errand: Errand, *, deadline: float
-    ) -> tuple[bytes, JSON] | None:
-        """The same for a reply that is passed on: its bytes, and the same parsed."""
-        purse.check_price(deployment)
-        try:
-            async with asyncio.timeout(max(0.0, deadline - self._clock())) as waiting, deployment.slot():
-                # from here on the call keeps its own time, and knows whether it was sent
-                waiting.reschedule(None)
-                return await self._post(purse, deployment, path, body, errand=errand, deadline=deadline)
-        except TimeoutError:
-            raise UpstreamTimeout("no place was free before the deadline", sent=False) from None
+        self, purse: Purse, route: Route, path: str, request: JSON, errand: Errand, *, deadline: float
+    ) -> Posted | None:
+        """The same for a reply that is passed on."""
+        need = Need(request, generates=False)
+        tour = Tour(route, need, fits=purse.knows_price, deadline=deadline)
+        while True:
+            async with tour.stop() as place:
+                return await self._post(purse, place, path, request, errand=errand, deadline=deadline)
 
     async def _post(
-        self, purse: Purse, deployment: Deployment, path: str, body: JSON, *, errand: Errand, deadline: float
-    ) -> tuple[bytes, JSON] | None:
-        call = MeteredCall(
-            ledger=self._ledger,
-            clock=self._clock,
-            purse=purse,
-            deployment=deployment,
-            body=body,
-            errand=errand,
-            slice_tokens=0,
-            generates=False,
-        )
-        await call.reserve(1, deadline - self._clock() + _GRACE_S)
-        try:
+        self, purse: Purse, place: Place, path: str, request: JSON, *, errand: Errand, deadline: float
+    ) -> Posted | None:
+        deployment = place.deployment
+        body = deployment.body(request)
+        async with self.call(
+            purse, deployment, body, errand, choices=1, deadline=deadline, taken=place.taken, generates=False
+        ) as call:
+            if not call.granted:
+                return None
             left = max(_LEAST_S, deadline - self._clock())
-            return await call.post(path, min(deployment.timeout, left)) if call.granted else None
-        finally:
-            call.settle()
+            raw, payload = await call.post(path, min(deployment.timeout, left))
+        return Posted(raw, payload, deployment)
 
 
 class MeteredCall:
@@ -145,6 +159,7 @@ class MeteredCall:
         body: JSON,
         errand: Errand,
         slice_tokens: int,
+        taken: Taken | None = None,
         generates: bool = True,
     ) -> None:
         self.attempt = f"{purse.account.request}.{next(purse.attempts)}"
@@ -157,6 +172,7 @@ class MeteredCall:
         self._deployment = deployment
         self._body = body
         self._errand = errand
+        self._taken = taken
         self._rates = deployment.rates or _FREE
         self._generates = generates
         self._bound = output_bound(body, deployment) if generates else 0
@@ -191,6 +207,8 @@ class MeteredCall:
             self._output = self.granted * self._slice
         else:
             self._settled = True
+            if self._taken is not None:
+                self._taken.undo()
 
     async def choices(self, timeout: float) -> AsyncGenerator[Choice, None]:
         """Every choice as it is finished; the last one only when the whole call is over and settled."""
@@ -269,6 +287,8 @@ class MeteredCall:
             return
         self._settled = True
         usage = self._usage()
+        if self._taken is not None:
+            self._taken.correct(usage.prompt + usage.completion)
         rows = self._rows(usage)
         self._purse.held -= self._held.nano
         nano = sum(row.cost_nano for row in rows)
@@ -300,7 +320,7 @@ class MeteredCall:
     def _parsed(self, raw: bytes) -> JSON:
         payload = _parse(raw)
         if payload.get("error"):
-            raise error_from(502, payload, secret=self._deployment.endpoint.api_key, sent=True)
+            raise error_from(502, payload, secret=self._deployment.endpoint, sent=True)
         return payload
 
     def _feed(self, payload: JSON) -> list[Choice]:

@@ -58,7 +58,7 @@ class Picker:
             return None
         try:
             async with asyncio.timeout(left):
-                return await self._universal.choose(query.purse, query.deployment, query.request, texts, query.deadline)
+                return await self._universal.choose(query.purse, query.route, query.request, texts, query.deadline)
         except TimeoutError:
             return None
 

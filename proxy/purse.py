@@ -1,5 +1,6 @@
 """What one request may cost, and has cost, over all of its calls."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import count
 
@@ -50,15 +51,24 @@ class Purse:
         """Tokens of a prompt that can have at most `bound`, by what the request's first prompt really had."""
         return -(-bound * self.prompt_tokens // self.prompt_bound) if self.prompt_bound else bound
 
+    def knows_price(self, deployment: Deployment) -> bool:
+        """Whether it is known what the deployment costs, as far as it matters: money may be limited."""
+        return deployment.rates is not None or (self.tenant.max_nano is None and self.limit is None)
+
     def check_price(self, deployment: Deployment) -> None:
         """Raise RequestInvalid where money is limited and nobody knows what the deployment costs."""
-        if deployment.rates is None and (self.tenant.max_nano is not None or self.limit is not None):
+        if not self.knows_price(deployment):
             raise RequestInvalid(
                 f"The model {deployment.model_name!r} has no known price, and what may be spent is limited in money: "
                 "the operator must set input_cost_per_token and output_cost_per_token.",
                 code="model_unpriced",
                 param="model",
             )
+
+    def check_prices(self, deployments: Sequence[Deployment]) -> None:
+        """The same of several: one that can be paid is enough."""
+        if not any(self.knows_price(deployment) for deployment in deployments):
+            self.check_price(deployments[0])
 
     def room(self, base: int, each: int, choices: int) -> int:
         """For how many of `choices` the request's own cost cap has room."""

@@ -13,7 +13,7 @@ from proxy.keeping import EMPTY, Claim, Kept, Stock
 from proxy.purse import Purse
 from proxy.scoring import Scorer
 from proxy.types import JSON, AnswerSpec, Choice, Pick, Plan
-from proxy.upstream.deployment import Deployment
+from proxy.upstream.routing import Route
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +37,8 @@ class Drawn:
 class Query:
     """One request in a batch, with what was drawn for it. `started` and `deadline` are on the monotonic clock.
 
+    `route` is where its calls go: each to a deployment of its own.
+
     `drawn` is by id of the draw; `places` counts the draws started; `errors` are why draws were lost. `groups` are the
     answers that count as the same; none given: those that are written alike. `pick` is the id of the draw that was
     picked where there is no vote, `picked` what picked it (None: nothing was to be picked). `stock` is what an earlier
@@ -47,7 +49,7 @@ class Query:
     id: int
     plan: Plan
     request: JSON
-    deployment: Deployment
+    route: Route
     purse: Purse
     started: float
     deadline: float

@@ -2,35 +2,42 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
-from contextlib import AsyncExitStack, aclosing, asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 
 import orjson
 
 from proxy.core.batch import Draw
-from proxy.errors import BudgetExceeded, ClientGone, TallyError, UpstreamTimeout
+from proxy.errors import BudgetExceeded, ClientGone, TallyError
 from proxy.ledger import Ledger
 from proxy.metering import Chunk, Errand, Meter, MeteredCall
 from proxy.query import Query
 from proxy.types import JSON, Choice
 from proxy.upstream import sse
 from proxy.upstream.deployment import Deployment
+from proxy.upstream.group import Need
+from proxy.upstream.routing import Tour
 from proxy.upstream.usage import output_bound
 from proxy.verdict import Verdict, failed_row, request_row, verdict
 
 
 def relayable(query: Query) -> bool:
-    """Whether a query can be passed through: it is not scaled, and streamed only where its deployment streams."""
-    return query.plan.strategy.name == "off" and (query.deployment.streams or not query.plan.stream)
+    """Whether a query can be passed through: it is not scaled, and streamed only where its model streams."""
+    return query.plan.strategy.name == "off" and (query.route.streams or not query.plan.stream)
 
 
 def sliceable(query: Query) -> bool:
     """Whether a call too dear to be reserved whole may still be paid slice by slice: nobody knows how long it gets."""
     plain = not query.plan.stream and not query.request.get("n")
-    return plain and query.deployment.streams and output_bound(query.request, query.deployment) is None
+    first = query.route.first
+    return plain and first.streams and output_bound(query.request, first) is None
 
 
 class Relay:
-    """Passes calls through. `clock` is monotonic seconds."""
+    """Passes calls through. `clock` is monotonic seconds.
+
+    A call that fails goes to another deployment, where there is one, as long as nothing has come of it. None is tried
+    twice: clients try again themselves.
+    """
 
     def __init__(self, meter: Meter, ledger: Ledger, *, clock: Callable[[], float]) -> None:
         self._meter = meter
@@ -39,41 +46,57 @@ class Relay:
 
     async def complete(self, query: Query) -> tuple[bytes, Verdict]:
         """The upstream's reply, byte for byte unless its model goes by another name here, and the verdict on it."""
-        body = query.deployment.body(query.request)
-        async with self._recorded(query), self._call(query, body) as call:
-            raw, choices = await call.complete(self._left(query))
-            for choice in choices:
-                query.keep(Draw(choice.index, query.id), choice.index, call.row_id(choice.index), choice)
-            call.settle()
-            query.head = call.assembled.head
+        async with self._recorded(query):
+            raw, deployment = await self._completed(query)
             found = self._found(query)
-        if _renamed(query.deployment) or query.plan.show_tally:
+        renamed = _renamed(deployment, query)
+        if renamed or query.plan.show_tally:
             payload = orjson.loads(raw)
-            _rename(payload, query.deployment)
+            if renamed:
+                _rename(payload, query)
             if query.plan.show_tally:
                 payload["tally"] = found.tally()
             raw = orjson.dumps(payload)
         return raw, found
 
+    async def _completed(self, query: Query) -> tuple[bytes, Deployment]:
+        tour = self._tour(query)
+        while True:
+            async with self._call(query, tour) as (call, deployment):
+                raw, choices = await call.complete(self._left(query, deployment))
+                _keep(query, call, choices)
+                call.settle()
+                query.head = call.assembled.head
+                return raw, deployment
+
     async def stream(self, query: Query) -> AsyncGenerator[bytes, None]:
         """The upstream's events as they come. Raises until the first one; after it an error is an event."""
-        body = query.deployment.body(query.request)
-        body["stream_options"] = {**(body.get("stream_options") or {}), "include_usage": True}
         last = _Last(query)
-        async with self._recorded(query), self._call(query, body) as call:
-            async with aclosing(call.payloads(self._left(query))) as chunks:
-                async for chunk in chunks:
-                    for choice in chunk.finished:
-                        query.keep(Draw(choice.index, query.id), choice.index, call.row_id(choice.index), choice)
-                    for event in last.pass_on(chunk, call):
-                        yield event
-            call.settle()
-            query.head = call.assembled.head
+        async with self._recorded(query):
+            async with aclosing(self._streamed(query, last)) as events:
+                async for event in events:
+                    yield event
             found = self._found(query)
         # from here on nothing that happens to the client changes what is recorded
         for event in last.end(found):
             yield event
         yield sse.END
+
+    async def _streamed(self, query: Query, last: "_Last") -> AsyncGenerator[bytes, None]:
+        tour = self._tour(query)
+        while True:
+            async with self._call(query, tour) as (call, deployment):
+                renamed = _renamed(deployment, query)
+                async with aclosing(call.payloads(self._left(query, deployment))) as chunks:
+                    async for chunk in chunks:
+                        tour.stay()
+                        _keep(query, call, chunk.finished)
+                        for event in last.pass_on(chunk, call, renamed=renamed):
+                            yield event
+                call.settle()
+                query.cut |= call.was_cut
+                query.head = call.assembled.head
+                return
 
     def _found(self, query: Query) -> Verdict:
         found = verdict(query, None)
@@ -94,27 +117,33 @@ class Relay:
             self._ledger.record(failed_row(query.plan, query.purse, ClientGone(), self._latency(query)))
             raise
 
-    @asynccontextmanager
-    async def _call(self, query: Query, body: JSON) -> AsyncIterator[MeteredCall]:
-        choices = query.request.get("n") or 1
-        async with AsyncExitStack() as stack:
-            try:
-                async with asyncio.timeout(self._left(query)):
-                    await stack.enter_async_context(query.deployment.slot())
-            except TimeoutError:
-                raise UpstreamTimeout("the provider had no place for this call in time", sent=False) from None
-            call = await stack.enter_async_context(
-                self._meter.call(
-                    query.purse, query.deployment, body, Errand("draw"), choices=choices, deadline=query.deadline
-                )
-            )
-            if call.granted < choices:
-                raise BudgetExceeded("The budget does not hold this request.")
-            query.rounds = 1
-            yield call
+    def _tour(self, query: Query) -> Tour:
+        def fits(deployment: Deployment) -> bool:
+            return query.purse.knows_price(deployment) and (deployment.streams or not query.plan.stream)
 
-    def _left(self, query: Query) -> float:
-        return max(0.001, min(query.deployment.timeout, query.deadline - self._clock()))
+        need = Need(query.request, query.request.get("n") or 1, whole=True)
+        return Tour(query.route, need, fits=fits, deadline=query.deadline)
+
+    @asynccontextmanager
+    async def _call(self, query: Query, tour: Tour) -> AsyncIterator[tuple[MeteredCall, Deployment]]:
+        async with tour.stop() as place:
+            deployment = place.deployment
+            async with self._meter.call(
+                query.purse,
+                deployment,
+                _body(query, deployment),
+                Errand("draw"),
+                choices=place.choices,
+                deadline=query.deadline,
+                taken=place.taken,
+            ) as call:
+                if call.granted < place.choices:
+                    raise BudgetExceeded("The budget does not hold this request.")
+                query.rounds = 1
+                yield call, deployment
+
+    def _left(self, query: Query, deployment: Deployment) -> float:
+        return max(0.001, min(deployment.timeout, query.deadline - self._clock()))
 
     def _latency(self, query: Query) -> int:
         return int((self._clock() - query.started) * 1000)
@@ -124,13 +153,12 @@ class _Last:
     """Keeps back what may be the last chunk, where it must carry the `tally` object, and the usage nobody asked for."""
 
     def __init__(self, query: Query) -> None:
+        self._query = query
         self._plan = query.plan
-        self._deployment = query.deployment
-        self._renamed = _renamed(query.deployment)
         self._held: list[JSON] = []
         self._head: JSON = {}
 
-    def pass_on(self, chunk: Chunk, call: MeteredCall) -> list[bytes]:
+    def pass_on(self, chunk: Chunk, call: MeteredCall, *, renamed: bool) -> list[bytes]:
         """The events to send now."""
         payload = _as_chunk(chunk.payload)
         if not chunk.raw:
@@ -139,12 +167,12 @@ class _Last:
         if usage_only and not self._plan.include_usage:
             return []
         self._head = call.assembled.head
-        changed = payload is not chunk.payload or self._renamed
+        changed = payload is not chunk.payload or renamed
         if "usage" in payload and not self._plan.include_usage:
             payload = {key: value for key, value in payload.items() if key != "usage"}
             changed = True
-        if self._renamed:
-            _rename(payload, self._deployment)
+        if renamed:
+            _rename(payload, self._query)
         if self._plan.show_tally and (chunk.finished or not payload.get("choices")):
             self._held.append(payload)
             return []
@@ -163,14 +191,26 @@ def _event(payload: JSON) -> bytes:
     return sse.event(orjson.dumps(payload))
 
 
-def _renamed(deployment: Deployment) -> bool:
-    return deployment.endpoint.model != deployment.model_name
+def _body(query: Query, deployment: Deployment) -> JSON:
+    body = deployment.body(query.request)
+    if body.get("stream"):
+        body["stream_options"] = {**(body.get("stream_options") or {}), "include_usage": True}
+    return body
 
 
-def _rename(payload: JSON, deployment: Deployment) -> None:
-    # an unlisted model's name has its provider before it: what the provider calls itself stays
-    if "model" in payload and _renamed(deployment):
-        payload["model"] = deployment.model_name
+def _keep(query: Query, call: MeteredCall, choices: Sequence[Choice]) -> None:
+    for choice in choices:
+        query.keep(Draw(choice.index, query.id), choice.index, call.row_id(choice.index), choice)
+
+
+def _renamed(deployment: Deployment, query: Query) -> bool:
+    return deployment.endpoint.model != query.route.model
+
+
+def _rename(payload: JSON, query: Query) -> None:
+    # an unlisted model's name has its provider before it, a fallback's is another: a client sees what it asked for
+    if "model" in payload:
+        payload["model"] = query.route.model
 
 
 def _as_chunk(payload: JSON) -> JSON:

@@ -23,6 +23,8 @@ from proxy.types import JSON, Account, Plan, Strategy, Tenant
 from proxy.upstream import Endpoint, Lane
 from proxy.upstream.deployment import Deployment
 from proxy.upstream.direct import DirectLane
+from proxy.upstream.group import Group
+from proxy.upstream.routing import Route
 from tests.served import RATES
 
 QUESTION = "What is six times seven?"
@@ -37,6 +39,7 @@ class Bench:
         self.batcher = batcher
         self.meter = meter
         self.deployment = deployment
+        self.route = Route("small", [Group((deployment,))], clock=time.monotonic)
         self.tenant = Tenant("acme")
         self._number = count()
 
@@ -64,7 +67,7 @@ class Bench:
             id=next(self._number),
             plan=Plan(purse.tenant, "small", shape, probe=probe),
             request={"model": "small", "messages": [{"role": "user", "content": QUESTION}], **request},
-            deployment=self.deployment,
+            route=self.route,
             purse=purse,
             started=now,
             deadline=now + deadline_s,

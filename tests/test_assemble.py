@@ -151,6 +151,21 @@ def test_the_size_of_a_choice_is_the_bytes_of_all_it_generated(text: str) -> Non
     assert assembler.deltas == 2
 
 
+@pytest.mark.parametrize(
+    "called",
+    [
+        {"function_call": {"name": "f", "arguments": "{}"}},
+        {"tool_calls": [{"index": 0, "type": "custom", "custom": {"name": "f", "input": "ab"}}]},
+    ],
+)
+def test_calls_of_every_kind_count_by_what_was_generated(called: JSON) -> None:
+    assembler = Assembler()
+    assembler.feed(chunk({"role": "assistant", "content": ""}))
+    (choice,) = [assembler.feed(chunk(called)), assembler.feed(chunk({}, finish="stop"))][1]
+    assert assembler.sizes() == [3]
+    assert choice.message["content"] is None
+
+
 JUNK = st.recursive(
     st.none() | st.booleans() | st.integers(-5, 5) | st.floats(allow_nan=False) | st.text(max_size=3),
     lambda inner: (

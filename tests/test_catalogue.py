@@ -30,9 +30,8 @@ def catalogue(*entries: JSON, environ: dict[str, str] | None = None, **more: JSO
 
 
 def test_an_entry_tells_where_a_model_is_and_what_it_costs() -> None:
-    found = catalogue(
-        entry(api_base=URL + "/", api_key="sk-1", input_cost_per_token="1e-7", output_cost_per_token=4e-7)
-    ).find("m")
+    priced = entry(api_base=URL + "/", api_key="sk-1", input_cost_per_token="1e-7", output_cost_per_token=4e-7)
+    found = catalogue(priced).find("m").first
     assert (found.endpoint.provider, found.endpoint.model) == ("openai", "small")
     assert (found.endpoint.api_base, found.endpoint.api_key) == (URL, "sk-1")
     assert found.rates == Rates(100_000, 400_000)
@@ -41,48 +40,61 @@ def test_an_entry_tells_where_a_model_is_and_what_it_costs() -> None:
 
 def test_what_is_known_of_a_deployment_is_told_by_the_configuration() -> None:
     info = {"max_output_tokens": 99, "max_n": 4, "usage": "per_choice", "stream": False, "hidden_reasoning": True}
-    found = catalogue(entry(api_base=URL, info=info, timeout=7, max_parallel_requests=3)).find("m")
+    found = catalogue(entry(api_base=URL, info=info, timeout=7, max_parallel_requests=3)).find("m").first
     assert (found.max_output, found.max_n, found.usage_per_choice) == (99, 4, True)
     assert (found.streams, found.hidden_reasoning, found.timeout, found.limit) == (False, True, 7, 3)
 
 
 def test_parameters_that_tally_does_not_read_go_to_the_provider_and_the_requests_own_come_first() -> None:
-    found = catalogue(entry(api_base=URL, temperature=0.5, top_k=40, extra_headers={"x-a": "b"})).find("m")
+    found = catalogue(entry(api_base=URL, temperature=0.5, top_k=40, extra_headers={"x-a": "b"})).find("m").first
     sent = found.body({"model": "m", "temperature": 0.9, "tally": {}})
     assert sent == {"model": "small", "temperature": 0.9, "top_k": 40}
     assert found.endpoint.params == {"extra_headers": {"x-a": "b"}}
 
 
-def test_of_two_deployments_the_less_busy_serves() -> None:
-    offered = catalogue(entry(api_base=URL), entry("openai/other", api_base=URL))
-    first = offered.find("m")
-    first.calls += 1
-    second = offered.find("m")
-    assert (first.endpoint.model, second.endpoint.model) == ("small", "other")
-    second.calls += 2
-    assert offered.find("m") is first
+def test_entries_of_one_name_are_deployments_of_one_model_with_limits_and_weights_of_their_own() -> None:
+    offered = catalogue(
+        entry(api_base=URL, weight=3),
+        entry("openai/other", api_base=URL, rpm=5, tpm=100),
+        entry(name="b", api_base=URL),
+    )
+    first, second = offered.find("m").own
+    assert [each.endpoint.model for each in (first, second)] == ["small", "other"]
+    assert (first.weight, first.limits, second.weight) == (3.0, None, 1.0)
+    assert second.limits is not None
+    assert second.limits.fit(40, 20, 8) == 3
+    assert second.defaults == {}
+    assert len(offered.find("m").groups) == 1
 
 
-@pytest.mark.anyio
-async def test_of_two_idle_deployments_the_one_that_was_called_less_serves() -> None:
-    offered = catalogue(entry(api_base=URL), entry("openai/other", api_base=URL))
-    served = []
-    for _ in range(4):
-        found = offered.find("m")
-        async with found.slot():
-            served.append(found.endpoint.model)
-    assert served == ["small", "other", "small", "other"]
+@pytest.mark.parametrize("section", ["router_settings", "litellm_settings"])
+def test_fallbacks_come_in_order_each_followed_by_its_own_and_every_model_once(section: str) -> None:
+    said: Any = {section: {"fallbacks": [{"a": ["b", "d"]}, {"b": ["c", "a"], "d": ["b"]}], "num_retries": 4}}
+    offered = catalogue(*(entry(name=name, api_base=URL) for name in "abcd"), **said)
+
+    def ways(model: str) -> str:
+        return "".join(group.deployments[0].model_name for group in offered.find(model).groups)
+
+    assert [ways(model) for model in "abcd"] == ["abcd", "bcad", "c", "dbca"]
+    assert offered.find("a").groups[1] is offered.find("b").groups[0]
+    assert offered.find("a").retries == 4
+
+
+def test_what_the_router_settings_say_comes_before_what_the_litellm_settings_say() -> None:
+    said = {"router_settings": {"num_retries": 0}, "litellm_settings": {"num_retries": 5, "allowed_fails": 1}}
+    router = parse_config(said, "test", {}).router()
+    assert (router.num_retries, router.allowed_fails, router.cooldown_time) == (0, 1, 5.0)
 
 
 def test_other_providers_go_through_litellm() -> None:
-    found = catalogue(entry("mistral/mistral-small-latest", api_key="k", top_k=3)).find("m")
+    found = catalogue(entry("mistral/mistral-small-latest", api_key="k", top_k=3)).find("m").first
     assert isinstance(found.lane, LiteLLMLane)
     assert found.endpoint.params == {"top_k": 3}
     assert found.defaults == {}
 
 
 def test_a_bare_model_with_a_base_url_is_openais_kind() -> None:
-    found = catalogue(entry("small", api_base=URL)).find("m")
+    found = catalogue(entry("small", api_base=URL)).find("m").first
     assert (found.endpoint.provider, found.endpoint.model, found.lane) == ("openai", "small", DIRECT)
 
 
@@ -95,12 +107,12 @@ def test_a_name_off_the_list_does_not_exist(name: str) -> None:
 
 def test_without_a_list_any_providers_model_is_found_with_the_key_of_the_environment() -> None:
     offered = catalogue(environ={"OPENAI_API_KEY": "sk-2", "OPENAI_BASE_URL": URL + "/"})
-    found = offered.find("openai/gpt-4o-mini")
+    found = offered.find("openai/gpt-4o-mini").first
     assert (found.endpoint.model, found.endpoint.api_key, found.endpoint.api_base) == ("gpt-4o-mini", "sk-2", URL)
     assert found.rates == Rates(150_000, 600_000, 75_000)
     assert found.max_output == 16_384
-    assert offered.find("openai/gpt-4o-mini") is found
-    assert offered.find("gpt-4o-mini").endpoint == found.endpoint
+    assert offered.find("openai/gpt-4o-mini").first is found
+    assert offered.find("gpt-4o-mini").first.endpoint == found.endpoint
 
 
 def test_without_a_list_a_name_of_nobodys_does_not_exist() -> None:
@@ -126,4 +138,4 @@ def test_a_thousand_odd_names_keep_nobody_from_a_model() -> None:
     open_to_all = catalogue()
     for number in range(1200):
         open_to_all.find(f"openai/odd-{number}")
-    assert open_to_all.find("openai/gpt-4o-mini").rates is not None
+    assert open_to_all.find("openai/gpt-4o-mini").first.rates is not None

@@ -96,6 +96,39 @@ def test_every_mistake_is_named_at_once() -> None:
     ]
 
 
-@pytest.mark.parametrize("key", ["rpm", "tpm", "num_retries", "max_retries", "weight"])
-def test_what_the_router_of_litellm_would_read_is_not_honoured_yet(key: str) -> None:
-    assert found({"model": "openai/gpt-4o", key: 1}) == [(f"{WHERE}.{key}", "is not honoured yet")]
+@pytest.mark.parametrize("key", ["num_retries", "max_retries"])
+def test_retries_of_one_deployment_are_not_honoured_and_what_is_honoured_is_named(key: str) -> None:
+    ((where, reason),) = found({"model": "openai/gpt-4o", key: 1})
+    assert (where, "router_settings" in reason) == (f"{WHERE}.{key}", True)
+
+
+def test_limits_and_weights_are_honoured_without_a_note() -> None:
+    assert found({"model": "openai/gpt-4o", "rpm": 5, "tpm": 1000, "weight": 0.5}) == []
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("weight", 0), ("weight", -1), ("weight", "nan"), ("rpm", 0), ("rpm", 1.5), ("tpm", 0)]
+)
+def test_limits_and_weights_without_a_meaning_are_mistakes_by_name(key: str, value: object) -> None:
+    with pytest.raises(ConfigError) as caught:
+        found({"model": "openai/gpt-4o", key: value})
+    (problem,) = caught.value.problems
+    assert problem.key == f"{WHERE}.{key}"
+
+
+@pytest.mark.parametrize("section", ["router_settings", "litellm_settings"])
+def test_fallbacks_of_and_to_unknown_models_are_mistakes_by_name(section: str) -> None:
+    fallbacks = [{"m": ["n", "m"]}, {"nobody": ["m"]}, {"m": []}]
+    listed = [{"model_name": "m", "litellm_params": {"model": "openai/gpt-4o"}}]
+    with pytest.raises(ConfigError) as caught:
+        parse_config({"model_list": listed, section: {"fallbacks": fallbacks}}, "file", {})
+    assert {problem.key: problem.reason for problem in caught.value.problems} == {
+        f"{section}.fallbacks[0].m[0]": "'n' is not in model_list",
+        f"{section}.fallbacks[1].nobody": "'nobody' is not in model_list",
+        f"{section}.fallbacks[2].m": "'m' has fallbacks twice",
+    }
+
+
+def test_a_key_that_the_router_does_not_know_is_a_mistake_by_name() -> None:
+    with pytest.raises(ConfigError, match=r"router_settings.alowed_fails: .*did you mean allowed_fails"):
+        parse_config({"router_settings": {"alowed_fails": 1}}, "file", {})

@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -122,6 +123,33 @@ def test_a_stopped_server_waits_no_longer_for_its_requests_than_it_was_told(tmp_
             client.join(20)
 
 
+def test_what_nobody_waits_for_has_only_the_time_that_requests_left_of_it(tmp_path: Path) -> None:
+    with FakeUpstream(lambda call: Reply([ANSWER], latency=60 if call.index else 1.5)) as upstream:
+        tenants = [{"name": "acme", "keys": [KEY], "shadow": True}]
+        data = configuration(upstream.base_url, tmp_path, tenants=tenants, general_settings={"shutdown_s": 2})
+        (tmp_path / "tally.json").write_text(json.dumps(data))
+        with serving(upstream, tmp_path, "--config", "tally.json", environ={}) as server:
+            replies: list[httpx.Response] = []
+            client = threading.Thread(target=lambda: replies.append(server.ask("small", "/v1", KEY)))
+            client.start()
+            upstream.wait(lambda: upstream.in_flight == 1)
+            stopped = time.monotonic()
+            server.process.send_signal(signal.SIGTERM)
+            server.process.wait(20)
+            # a second beyond the two for the way down; each half alone would make it three and a half
+            assert time.monotonic() - stopped < 3.2
+            client.join(20)
+    assert replies[0].status_code == 200
+    assert len(upstream.calls) > 1
+
+
+def test_an_address_that_is_taken_ends_the_server_with_an_error(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        done = run("serve", "--port", str(taken.getsockname()[1]), folder=tmp_path)
+    assert done.returncode == 3
+    assert "address already in use" in done.stdout + done.stderr
+
+
 def test_a_host_beyond_loopback_needs_keys(tmp_path: Path) -> None:
     done = run("serve", "--host", "0.0.0.0", "--port", "0", folder=tmp_path)
     assert done.returncode == 2
@@ -205,22 +233,25 @@ def test_a_check_notes_what_is_accepted_and_not_honoured(tmp_path: Path) -> None
     code, said, _ = check(path)
     assert code == 0
     assert said.splitlines() == [
-        f"note: {path}: model_list[0].litellm_params.num_retries: is not honoured yet",
-        f"note: {path}: model_list[0].litellm_params.rpm: is not honoured yet",
+        f"note: {path}: model_list[0].litellm_params.num_retries: is not honoured: num_retries of router_settings "
+        "holds for every model",
         f"{path}: good: 1 deployments, 1 tenants",
     ]
 
 
 def test_a_server_warns_once_of_what_it_does_not_honour(tmp_path: Path) -> None:
     with FakeUpstream(ANSWER) as upstream:
-        entry = deployment(upstream.base_url, litellm_params={"weight": 2})
+        entry = deployment(upstream.base_url, litellm_params={"max_retries": 2})
         (tmp_path / "tally.json").write_text(json.dumps(configuration("", tmp_path, model_list=[entry])))
         with serving(upstream, tmp_path, "--config", "tally.json", environ={}) as server:
             assert server.ask("small", "/off/v1", KEY).status_code == 200
     lines = [json.loads(line) for line in server.output.read_text().splitlines()]
     (warning,) = [line for line in lines if line["level"] == "warning"]
-    assert (warning["file"], warning["reason"]) == ("tally.json", "is not honoured yet")
-    assert warning["key"] == "model_list[0].litellm_params.weight"
+    assert (warning["file"], warning["reason"]) == (
+        "tally.json",
+        "is not honoured: num_retries of router_settings holds for every model",
+    )
+    assert warning["key"] == "model_list[0].litellm_params.max_retries"
 
 
 @pytest.mark.parametrize("words", [["serve", "--config"], ["config", "check"]])

@@ -228,7 +228,14 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, content: bytes | No
 
 
 def test_the_schema_knows_every_section() -> None:
-    assert Config.model_json_schema()["properties"].keys() == {"model_list", "scaling", "tenants", "general_settings"}
+    assert Config.model_json_schema()["properties"].keys() == {
+        "model_list",
+        "router_settings",
+        "litellm_settings",
+        "scaling",
+        "tenants",
+        "general_settings",
+    }
 
 
 values = st.recursive(

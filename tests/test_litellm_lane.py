@@ -69,7 +69,8 @@ async def test_every_field_of_a_request_reaches_the_wire(lane: LiteLLMLane, prov
     assert {key: call.body.get(key) for key in fields} == fields
     assert call.body["model"] == "small"
     assert call.headers["authorization"] == f"Bearer {KEY}"
-    assert [choice["message"] for choice in reply["choices"]] == [{"role": "assistant", "content": "42"}] * 2
+    told = {"role": "assistant", "content": "42", "refusal": None}
+    assert [choice["message"] for choice in reply["choices"]] == [told] * 2
 
 
 async def test_a_client_cannot_steer_litellm(lane: LiteLLMLane) -> None:
@@ -136,6 +137,7 @@ async def test_a_reply_is_shaped_as_openais_with_its_tool_calls_logprobs_and_usa
     assert called["choices"][0]["message"] == {
         "role": "assistant",
         "content": None,
+        "refusal": None,
         "tool_calls": [{"id": "call_0_0_0", "type": "function", "function": {"name": "add", "arguments": '{"a":1}'}}],
     }
     assert called["usage"]["prompt_tokens"] == meter.prompt_tokens

@@ -16,7 +16,8 @@ from proxy.query import Query
 from proxy.scoring.embedding import Embedder
 from proxy.scoring.universal import MOST, Universal, ask, named
 from proxy.types import AnswerSpec, Choice, Pick, Plan, Strategy, StrategyName, Tenant
-from proxy.upstream.deployment import Deployment
+from proxy.upstream.group import Group
+from proxy.upstream.routing import Route
 from proxy.verdict import verdict
 from tests.bench import Bench, bench
 from tests.fake.script import Plain, Script
@@ -44,7 +45,7 @@ def prose(made: Bench, texts: list[str], pick: Pick = "central", **more: object)
         id=1,
         plan=Plan(made.tenant, "small", Strategy(strategy), AnswerSpec("text", pick=pick)),
         request={"messages": [{"role": "user", "content": "Tell of the storm."}]},
-        deployment=made.deployment,
+        route=made.route,
         purse=purse,
         started=now,
         deadline=now + seconds,
@@ -57,7 +58,7 @@ def prose(made: Bench, texts: list[str], pick: Pick = "central", **more: object)
 
 def picker(made: Bench, *, embeds: bool = False) -> Picker:
     clock = time.monotonic
-    embedder = Embedder(made.meter, lambda: made.deployment, clock=clock) if embeds else None
+    embedder = Embedder(made.meter, lambda: made.route, clock=clock) if embeds else None
     return Picker(Universal(made.meter, clock=clock), embedder, clock=clock)
 
 
@@ -231,12 +232,13 @@ async def test_a_model_that_takes_no_temperature_is_asked_without_one() -> None:
 
 
 async def test_another_model_may_pick_and_one_that_does_not_exist_picks_nothing() -> None:
-    def nobody() -> Deployment:
+    def nobody() -> Route:
         raise NotFound("no such model")
 
     with FakeUpstream("2") as upstream:
         async with bench(upstream.base_url) as made:
-            other = replace(made.deployment, endpoint=replace(made.deployment.endpoint, model="other"))
+            asked = replace(made.deployment, endpoint=replace(made.deployment.endpoint, model="other"))
+            other = Route("other", [Group((asked,))], clock=time.monotonic)
             for find, found in ((lambda: other, (1, "universal")), (nobody, (CENTRE, "central"))):
                 query = prose(made, RAIN, "universal")
                 await Picker(Universal(made.meter, find, clock=time.monotonic), clock=time.monotonic).pick(query)

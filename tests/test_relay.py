@@ -176,6 +176,18 @@ async def test_a_stream_is_cut_with_finish_reason_length_where_the_budget_ends()
     assert standing.reserved.nano == 0
 
 
+async def test_a_stream_that_the_budget_cut_says_so() -> None:
+    prompt = prompt_bound({"messages": [{"role": "user", "content": QUESTION}]})
+    tenant = Tenant("acme", max_nano=RATES.cost(prompt, 0) + RATES.cost(0, 30))
+    with FakeUpstream(Reply(["word " * 500], per_token=0.002)) as upstream:
+        async with bench(upstream.base_url, tenants=(tenant,), slice_tokens=16) as made:
+            query = made.query("off", stream=True)
+            query.plan = replace(query.plan, stream=True, show_tally=True)
+            told = payloads(await stream(made, query))
+            (request,) = await made.requests()
+    assert told[-1]["tally"]["reason"] == request.reason == "budget"
+
+
 async def test_what_the_budget_does_not_hold_is_refused_unsent() -> None:
     with FakeUpstream() as upstream:
         async with bench(upstream.base_url, tenants=(Tenant("acme", max_nano=10),)) as made:
@@ -263,7 +275,7 @@ async def test_a_client_that_goes_after_the_verdict_changes_nothing_that_is_reco
 async def test_the_model_goes_by_its_own_name_here() -> None:
     with FakeUpstream() as upstream:
         async with bench(upstream.base_url) as made:
-            made.deployment.model_name = "renamed"
+            made.route.model = "renamed"
             raw, _ = await relay(made).complete(made.query("off"))
             chunks = payloads(await stream(made, made.query("off", stream=True)))
     assert orjson.loads(raw)["model"] == "renamed"

@@ -13,7 +13,7 @@ from proxy.scoring.agreement import AgreementScorer, agreement
 from proxy.scoring.judge import JudgeScorer
 from proxy.scoring.logprobs import LogprobScorer, lowest_group
 from proxy.types import JSON, Choice, Tenant
-from proxy.upstream.deployment import Deployment
+from proxy.upstream.routing import Route
 from tests.bench import Bench, bench
 from tests.fake.script import Script
 from tests.fake_upstream import Call, Drop, FakeUpstream, Fault, Malformed, Reply
@@ -26,7 +26,7 @@ SAID = Choice(0, {"role": "assistant", "content": "It is 42."}, "stop")
 
 
 def judge(made: Bench) -> JudgeScorer:
-    return JudgeScorer(made.meter, lambda: made.deployment, clock=time.monotonic)
+    return JudgeScorer(made.meter, lambda: made.route, clock=time.monotonic)
 
 
 async def grade(made: Bench, *, seconds: float = 10.0, ask: JSON = ASK, said: str | Choice = SAID) -> float | None:
@@ -300,7 +300,7 @@ async def test_a_judge_without_a_price_gives_no_score_to_a_budget_in_money() -> 
 
 
 async def test_a_judge_that_does_not_exist_gives_no_score() -> None:
-    def nobody() -> Deployment:
+    def nobody() -> Route:
         raise NotFound("no such model")
 
     async with bench() as made:

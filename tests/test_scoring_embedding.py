@@ -21,7 +21,7 @@ TWO = Plain([{"embedding": [0.0, 1.0]}, {"embedding": [1, 0.5]}])
 
 
 async def embed(made: Bench, *texts: str, seconds: float = 10.0) -> list[list[float]] | None:
-    embedder = Embedder(made.meter, lambda: made.deployment, clock=time.monotonic)
+    embedder = Embedder(made.meter, lambda: made.route, clock=time.monotonic)
     return await embedder.embed(made.purse(), texts, time.monotonic() + seconds)
 
 
@@ -142,7 +142,7 @@ async def test_litellm_has_no_rewards() -> None:
 
 async def test_a_wait_for_a_free_place_ends_at_the_deadline_and_costs_nothing() -> None:
     with FakeUpstream(TWO) as upstream:
-        async with bench(upstream.base_url, limit=1) as made, made.deployment.slot():
+        async with bench(upstream.base_url, limit=1, calls=1) as made:
             assert await embed(made, "one", "two", seconds=0.05) is None
             assert (await made.standing()).spent.nano == 0
     assert upstream.calls == []

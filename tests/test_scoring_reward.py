@@ -22,7 +22,7 @@ ANSWER = "6 x 7 is 42.\n\nSo 42."
 
 
 def scorer(made: Bench, **settings: Any) -> RewardScorer:
-    return RewardScorer(made.meter, lambda: made.deployment, clock=time.monotonic, **settings)
+    return RewardScorer(made.meter, lambda: made.route, clock=time.monotonic, **settings)
 
 
 async def reward(made: Bench, *, seconds: float = 10.0, said: Choice = SAID, **settings: Any) -> float | None:

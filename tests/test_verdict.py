@@ -22,6 +22,8 @@ from proxy.types import JSON, Account, AnswerSpec, Choice, Plan, Strategy, Strat
 from proxy.upstream import Endpoint
 from proxy.upstream.deployment import Deployment
 from proxy.upstream.direct import DirectLane
+from proxy.upstream.group import Group
+from proxy.upstream.routing import Route
 from proxy.verdict import failed_row, failure, request_row, verdict
 
 
@@ -30,8 +32,9 @@ def query(*said: str, strategy: StrategyName = "self_consistency", finish: str =
     tenant = Tenant("acme")
     purse = Purse(tenant, Account("acme", None, "r1"))
     deployment = Deployment("small", Endpoint("openai", "small", None, None, {}), DirectLane())
+    route = Route("small", [Group((deployment,))], clock=lambda: 0.0)
     request = {"messages": [{"role": "user", "content": "What is 6 x 7?"}]}
-    made = Query(1, Plan(tenant, "small", Strategy(strategy)), request, deployment, purse, 0.0, 1.0)
+    made = Query(1, Plan(tenant, "small", Strategy(strategy)), request, route, purse, 0.0, 1.0)
     for place, text in enumerate(said):
         cut = "length" if text.endswith("…") else finish
         message = {"role": "assistant", "content": text.removesuffix("…")}
@@ -240,7 +243,7 @@ def answered(request: JSON, *messages: JSON | str, answer: AnswerSpec | None = N
     """A query for `request` with samples that say these; texts that end in "…" were cut."""
     made = query()
     plan = replace(made.plan, answer=answer or AnswerSpec())
-    made = Query(1, plan, made.request | request, made.deployment, made.purse, 0.0, 1.0)
+    made = Query(1, plan, made.request | request, made.route, made.purse, 0.0, 1.0)
     for place, message in enumerate(messages):
         text = message if isinstance(message, str) else None
         body = message if isinstance(message, dict) else {"content": str(text).removesuffix("…")}

@@ -176,6 +176,11 @@ class LiteLLMParams(BaseModel):
     cache_read_input_token_cost: Rate | None = None
     max_parallel_requests: PositiveInt | None = None
     timeout: Annotated[float, Field(gt=0, le=3600)] | None = None
+    weight: Annotated[float, Field(gt=0, le=10**6, allow_inf_nan=False)] = Field(
+        default=1.0, description="its share of the calls, in proportion to those of the model's other deployments"
+    )
+    rpm: Annotated[int, Field(ge=1, le=_MAX_COUNT)] | None = Field(default=None, description="calls a minute")
+    tpm: Annotated[int, Field(ge=1, le=_MAX_COUNT)] | None = Field(default=None, description="tokens a minute")
 
     @model_validator(mode="after")
     def _both_rates(self) -> "LiteLLMParams":
@@ -460,21 +465,60 @@ class GeneralSettings(_Section):
     read_s: Annotated[float, Field(gt=0, le=3600)] = Field(
         default=60.0, description="seconds that a request's headers, and then its body, have to come in"
     )
+    write_s: Annotated[float, Field(gt=0, le=3600)] = Field(
+        default=60.0, description="seconds that a client may take nothing of its reply, before it counts as gone"
+    )
     keep_samples_s: Annotated[float, Field(ge=0, le=600)] = Field(
         default=30.0,
         description="seconds that samples are kept for the retry of a client that went away; 0: they are not",
     )
     budget_exceeded_status_code: Annotated[int, Field(ge=400, le=499)] = 402
+    usage: Literal["samples", "paid"] = Field(
+        default="samples",
+        description="what a scaled reply's usage counts. samples: the prompt once, and every sample's completion; paid:"
+        " every token that was paid for",
+    )
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     shutdown_s: Annotated[int, Field(ge=1, le=3600)] = Field(
         default=130, description="seconds a stopped server has, at most, to finish what it has begun"
     )
 
 
+class RouterSettings(_Section):
+    """How calls go to deployments; the names are LiteLLM's."""
+
+    fallbacks: tuple[dict[Name, tuple[Name, ...]], ...] = Field(
+        default=(), description="[{model: [other, ...]}]: where its calls go when all deployments of a model fail"
+    )
+    num_retries: Annotated[int, Field(ge=0, le=10)] = Field(
+        default=2, description="how often a sample's call is tried again when all deployments failed"
+    )
+    allowed_fails: Annotated[int, Field(ge=0, le=_MAX_N)] = Field(
+        default=3, description="failures in a minute that a deployment may have without a rest"
+    )
+    cooldown_time: Annotated[float, Field(ge=0, le=86_400, allow_inf_nan=False)] = Field(
+        default=5.0, description="seconds that a deployment rests after one more, or a 429 without Retry-After"
+    )
+
+    def ways(self) -> dict[str, tuple[str, ...]]:
+        """The fallbacks of each model that has some."""
+        return {model: others for item in self.fallbacks for model, others in item.items()}
+
+
 class Config(_Section):
     """The whole file. Without a `model_list` every LiteLLM model name is served."""
 
     model_list: tuple[ModelEntry, ...] = ()
+    router_settings: RouterSettings = RouterSettings()
+    litellm_settings: RouterSettings = Field(
+        default=RouterSettings(), description="the same, as LiteLLM has it in both places; router_settings come first"
+    )
     scaling: ScalingConfig = ScalingConfig()
     tenants: tuple[TenantConfig, ...] = ()
     general_settings: GeneralSettings = GeneralSettings()
+
+    def router(self) -> RouterSettings:
+        """What the two sections on routing say together."""
+        first, second = self.router_settings, self.litellm_settings
+        said = {name: getattr(first, name) for name in first.model_fields_set}
+        return second.model_copy(update=said)

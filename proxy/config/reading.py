@@ -3,7 +3,7 @@
 import difflib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from pathlib import Path
 from typing import Any
 
@@ -164,8 +164,25 @@ def _across(config: Config, file: str) -> Iterator[Problem]:
     for name, model in {**asked, "scorer.model": config.scaling.scorer.model}.items():
         if model and models and model not in models:
             yield Problem(file, f"scaling.{name}", f"{model!r} is not in model_list")
+    yield from _fallbacks(config, file, models)
     yield from _scoreless(config, file)
     yield from _twice(config, file)
+
+
+def _fallbacks(config: Config, file: str, models: Set[str]) -> Iterator[Problem]:
+    """Fallbacks of, or to, models that nobody knows, and models that have them twice."""
+    for section in ("router_settings", "litellm_settings"):
+        seen: set[str] = set()
+        for index, item in enumerate(getattr(config, section).fallbacks):
+            for model, others in item.items():
+                where = f"{section}.fallbacks[{index}].{model}"
+                named = {where: model, **{f"{where}[{place}]": other for place, other in enumerate(others)}}
+                for key, name in named.items():
+                    if name not in models:
+                        yield Problem(file, key, f"{name!r} is not in model_list")
+                if model in seen:
+                    yield Problem(file, where, f"{model!r} has fallbacks twice")
+                seen.add(model)
 
 
 def _scoreless(config: Config, file: str) -> Iterator[Problem]:

@@ -8,7 +8,7 @@ from proxy.errors import TallyError
 from proxy.metering import Errand, Meter
 from proxy.purse import Purse
 from proxy.types import JSON
-from proxy.upstream.deployment import Deployment
+from proxy.upstream.routing import Route
 
 _MOST_CHARS = 16_000
 
@@ -16,11 +16,11 @@ _MOST_CHARS = 16_000
 class Embedder:
     """Asks an embedding model, by OpenAI's `/embeddings`.
 
-    `find` gives the deployment to ask (an `openai/` or `hosted_vllm/` one over plain HTTP, any other by LiteLLM);
+    `find` gives the model to ask (an `openai/` or `hosted_vllm/` one over plain HTTP, any other by LiteLLM);
     `clock` is monotonic seconds.
     """
 
-    def __init__(self, meter: Meter, find: Callable[[], Deployment], *, clock: Callable[[], float]) -> None:
+    def __init__(self, meter: Meter, find: Callable[[], Route], *, clock: Callable[[], float]) -> None:
         self._meter = meter
         self._find = find
         self._clock = clock
@@ -36,11 +36,10 @@ class Embedder:
         if deadline <= self._clock():
             return None
         try:
-            deployment = self._find()
             # a server refuses an empty text
-            body = deployment.body({"input": [text[-_MOST_CHARS:] or " " for text in texts]})
+            body = {"input": [text[-_MOST_CHARS:] or " " for text in texts]}
             reply = await self._meter.post(
-                purse, deployment, "embeddings", body, Errand("embedding"), deadline=deadline
+                purse, self._find(), "embeddings", body, Errand("embedding"), deadline=deadline
             )
         except TallyError:
             return None

@@ -16,7 +16,8 @@ from proxy.scoring.digits import expected_digit
 from proxy.scoring.grade import grade
 from proxy.scoring.shown import shown_answer, shown_instructions
 from proxy.types import JSON, Choice
-from proxy.upstream.deployment import Deployment
+from proxy.upstream.group import Need, Place
+from proxy.upstream.routing import Route, Tour
 
 _ASK = (
     "You grade answers. Judge how likely the answer below is to be fully correct, and to follow the instructions where "
@@ -34,13 +35,13 @@ _LEAST_S = 0.001
 
 
 class JudgeScorer:
-    """Asks a judge model for a digit. `find` gives the deployment to ask; `clock` is monotonic seconds.
+    """Asks a judge model for a digit. `find` gives the model to ask; `clock` is monotonic seconds.
 
     A deployment that refuses `logprobs` is asked without, and remembered for it; one that refuses that, too, as models
     that think do, is asked without a temperature and with room to think.
     """
 
-    def __init__(self, meter: Meter, find: Callable[[], Deployment], *, clock: Callable[[], float]) -> None:
+    def __init__(self, meter: Meter, find: Callable[[], Route], *, clock: Callable[[], float]) -> None:
         self._meter = meter
         self._find = find
         self._clock = clock
@@ -54,7 +55,7 @@ class JudgeScorer:
         if not answer:
             return None
         try:
-            said = await self._said(purse, self._find(), _ask(request, answer), deadline)
+            said = await self._asked(purse, _ask(request, answer), deadline)
         except TallyError:
             return None
         if said is None:
@@ -62,14 +63,22 @@ class JudgeScorer:
         digit = expected_digit(said)
         return grade(said, _HIGHEST) if digit is None else digit / _HIGHEST
 
-    async def _said(self, purse: Purse, deployment: Deployment, ask: str, deadline: float) -> Choice | None:
-        """What the judge says, with its log-probabilities where it gives any."""
+    async def _asked(self, purse: Purse, ask: str, deadline: float) -> Choice | None:
         messages = [{"role": "user", "content": ask}]
+        need = Need({"messages": messages, "max_tokens": _MAX_TOKENS})
+        tour = Tour(self._find(), need, fits=purse.knows_price, deadline=deadline)
+        while True:
+            async with tour.stop() as place:
+                return await self._said(purse, place, messages, deadline)
+
+    async def _said(self, purse: Purse, place: Place, messages: list[JSON], deadline: float) -> Choice | None:
+        """What the judge says, with its log-probabilities where it gives any."""
+        deployment = place.deployment
         digit = {"messages": messages, "max_tokens": _MAX_TOKENS, "temperature": 0}
         forms = [{**digit, "logprobs": True, "top_logprobs": _TOP}] if deployment.gives_logprobs else []
         for form in [*forms, digit]:
             try:
-                said = await self._call(purse, deployment, form, deadline)
+                said = await self._call(purse, place, form, deadline)
                 break
             except UpstreamError as error:
                 if error.status not in _REFUSED:
@@ -77,18 +86,17 @@ class JudgeScorer:
         else:
             # models that think take no temperature, and call the limit otherwise
             form = {"messages": messages, "max_completion_tokens": _MAX_TOKENS_THINKING}
-            said = await self._call(purse, deployment, form, deadline)
+            said = await self._call(purse, place, form, deadline)
         if said is not None and "logprobs" not in form:
             # only now is it known that nothing else was wrong with the call
             deployment.gives_logprobs = False
         return said
 
-    async def _call(self, purse: Purse, deployment: Deployment, request: JSON, deadline: float) -> Choice | None:
-        body = deployment.body(request)
-        async with (
-            deployment.slot(),
-            self._meter.call(purse, deployment, body, Errand("judge"), choices=1, deadline=deadline) as call,
-        ):
+    async def _call(self, purse: Purse, place: Place, request: JSON, deadline: float) -> Choice | None:
+        body = place.deployment.body(request)
+        async with self._meter.call(
+            purse, place.deployment, body, Errand("judge"), choices=1, deadline=deadline, taken=place.taken
+        ) as call:
             if not call.granted:
                 return None
             async with aclosing(call.choices(max(_LEAST_S, deadline - self._clock()))) as replies:

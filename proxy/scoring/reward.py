@@ -8,7 +8,7 @@ from proxy.metering import Errand, Meter
 from proxy.purse import Purse
 from proxy.scoring.shown import shown_answer, shown_question
 from proxy.types import JSON, Activation, Choice, Reduction, RewardApi
-from proxy.upstream.deployment import Deployment
+from proxy.upstream.routing import Route
 
 _REDUCE: dict[Reduction, Callable[[Sequence[float]], float]] = {
     "mean": lambda values: fsum(values) / len(values),
@@ -19,7 +19,7 @@ _REDUCE: dict[Reduction, Callable[[Sequence[float]], float]] = {
 
 
 class RewardScorer:
-    """Asks a reward model. `find` gives the deployment to ask; `clock` is monotonic seconds.
+    """Asks a reward model. `find` gives the model to ask; `clock` is monotonic seconds.
 
     `api` says how: `score` has the question and the answer as a pair (`text_1`, `text_2`), `classify` both as one
     `input`, `pooling` as `messages`, and may reward each step: then `reduce` makes one value of them. A `separator`
@@ -34,7 +34,7 @@ class RewardScorer:
     def __init__(
         self,
         meter: Meter,
-        find: Callable[[], Deployment],
+        find: Callable[[], Route],
         *,
         clock: Callable[[], float],
         api: RewardApi = "score",
@@ -59,10 +59,9 @@ class RewardScorer:
         if not answer or deadline <= self._clock():
             return None
         try:
-            deployment = self._find()
-            body = deployment.body(self._asked(shown_question(request), answer))
+            body = self._asked(shown_question(request), answer)
             reply = await self._meter.post(
-                purse, deployment, f"/{self._api}", body, Errand("reward"), deadline=deadline
+                purse, self._find(), f"/{self._api}", body, Errand("reward"), deadline=deadline
             )
         except TallyError:
             return None

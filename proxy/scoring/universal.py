@@ -11,7 +11,8 @@ from proxy.errors import TallyError, UpstreamError
 from proxy.metering import Errand, Meter
 from proxy.purse import Purse
 from proxy.types import JSON, Choice
-from proxy.upstream.deployment import Deployment
+from proxy.upstream.group import Need, Place
+from proxy.upstream.routing import Route, Tour
 
 MOST = 32
 """Samples that are shown at most: the first ones."""
@@ -37,54 +38,54 @@ _NAMED = re.compile(r"\bmost consistent\b[^0-9\n]{0,40}\b([0-9]{1,4})(?![\w-]|[.
 class Universal:
     """Asks a model which sample is the most consistent. `clock` is monotonic.
 
-    `find` gives the deployment to ask; without it each request's own is asked.
+    `find` gives the model to ask; without it each request's own is asked.
     """
 
-    def __init__(
-        self, meter: Meter, find: Callable[[], Deployment] | None = None, *, clock: Callable[[], float]
-    ) -> None:
+    def __init__(self, meter: Meter, find: Callable[[], Route] | None = None, *, clock: Callable[[], float]) -> None:
         self._meter = meter
         self._find = find
         self._clock = clock
 
     async def choose(
-        self, purse: Purse, own: Deployment, request: JSON, texts: Sequence[str], deadline: float
+        self, purse: Purse, own: Route, request: JSON, texts: Sequence[str], deadline: float
     ) -> int | None:
         """The place in `texts` of the one that the model names, of the first 32.
 
         None where it names none, the call fails, the budget does not hold it, or the `deadline` has come. `own` is the
-        request's deployment.
+        request's route.
         """
         shown = texts[:MOST]
         reply = await self._reply(purse, own, ask(question(request), shown), deadline)
         number = None if reply is None else named(reply)
         return number - 1 if number is not None and 1 <= number <= len(shown) else None
 
-    async def _reply(self, purse: Purse, own: Deployment, prompt: str, deadline: float) -> Choice | None:
+    async def _reply(self, purse: Purse, own: Route, prompt: str, deadline: float) -> Choice | None:
         messages = [{"role": "user", "content": prompt}]
+        request: JSON = {"messages": messages, "max_tokens": _MAX_TOKENS}
         try:
-            deployment = self._find() if self._find else own
-            try:
-                return await self._call(
-                    purse, deployment, {"messages": messages, "max_tokens": _MAX_TOKENS, "temperature": 0}, deadline
-                )
-            except UpstreamError as error:
-                if error.status not in _REFUSED:
-                    raise
-            # some models take no temperature, and call the limit otherwise
-            return await self._call(
-                purse, deployment, {"messages": messages, "max_completion_tokens": _MAX_TOKENS}, deadline
-            )
+            route = self._find() if self._find else own
+            tour = Tour(route, Need(request), fits=purse.knows_price, deadline=deadline)
+            while True:
+                async with tour.stop() as place:
+                    return await self._said(purse, place, request, deadline)
         except TallyError:
             return None
 
-    async def _call(self, purse: Purse, deployment: Deployment, request: JSON, deadline: float) -> Choice | None:
-        async with (
-            deployment.slot(),
-            self._meter.call(
-                purse, deployment, deployment.body(request), Errand("universal"), choices=1, deadline=deadline
-            ) as call,
-        ):
+    async def _said(self, purse: Purse, place: Place, request: JSON, deadline: float) -> Choice | None:
+        try:
+            return await self._call(purse, place, {**request, "temperature": 0}, deadline)
+        except UpstreamError as error:
+            if error.status not in _REFUSED:
+                raise
+        # some models take no temperature, and call the limit otherwise
+        newer = {"messages": request["messages"], "max_completion_tokens": _MAX_TOKENS}
+        return await self._call(purse, place, newer, deadline)
+
+    async def _call(self, purse: Purse, place: Place, request: JSON, deadline: float) -> Choice | None:
+        deployment, body = place.deployment, place.deployment.body(request)
+        async with self._meter.call(
+            purse, deployment, body, Errand("universal"), choices=1, deadline=deadline, taken=place.taken
+        ) as call:
             left = min(deployment.timeout, deadline - self._clock())
             if not call.granted or left <= 0:
                 return None

@@ -11,6 +11,7 @@ _WHOLE = frozenset({"role", "id", "type", "name"})
 
 _BYTES_A_TOKEN = 4
 _MOST_BYTES_A_TOKEN = 12
+_WITHOUT_CONTENT = ("tool_calls", "function_call", "refusal")
 
 
 @dataclass(slots=True)
@@ -115,7 +116,7 @@ class Assembler:
 
     def _choice(self, index: int, partial: _Partial, reason: str | None) -> Choice:
         said = partial.message
-        if partial.deltas and not said.get("content") and (said.get("tool_calls") or said.get("refusal")):
+        if partial.deltas and not said.get("content") and any(said.get(name) for name in _WITHOUT_CONTENT):
             # a stream begins with an empty content where the same message, sent whole, has none
             said["content"] = None
         return Choice(index, partial.message, reason, partial.logprobs, self.estimate(index))
@@ -159,8 +160,13 @@ def _size(part: JSON) -> int:
     for key in ("content", "reasoning_content", "reasoning", "refusal"):
         if isinstance(part.get(key), str):
             total += len(part[key].encode())
-    for call in part.get("tool_calls") or ():
-        function = call.get("function") if isinstance(call, dict) else None
-        if isinstance(function, dict):
-            total += len(str(function.get("arguments") or "").encode()) + len(str(function.get("name") or ""))
+    for call in (*(part.get("tool_calls") or ()), {"function": part.get("function_call")}):
+        if isinstance(call, dict):
+            total += _called(call.get("function"), "arguments") + _called(call.get("custom"), "input")
     return total
+
+
+def _called(tool: object, said: str) -> int:
+    if not isinstance(tool, dict):
+        return 0
+    return len(str(tool.get(said) or "").encode()) + len(str(tool.get("name") or ""))

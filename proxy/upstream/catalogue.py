@@ -1,6 +1,7 @@
 """Which deployments serve a model name."""
 
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Mapping, Sequence
 
 from proxy.config import Config, LiteLLMParams, ModelEntry
 from proxy.errors import NotFound
@@ -9,11 +10,15 @@ from proxy.types import AnswerSpec, StrategyName
 from proxy.upstream import Endpoint, Lane
 from proxy.upstream.deployment import MAX_CALLS, Deployment
 from proxy.upstream.direct import PROVIDERS
+from proxy.upstream.group import Group
+from proxy.upstream.health import Health
+from proxy.upstream.limits import Limits
 from proxy.upstream.prices import PriceMap
+from proxy.upstream.routing import Route
 
 _MAX_UNLISTED = 1000
-ROUTER = frozenset({"rpm", "tpm", "num_retries", "max_retries", "weight"})
-"""What LiteLLM's router reads goes no further; everything else in `litellm_params` goes to the provider."""
+ROUTER = frozenset({"num_retries", "max_retries"})
+"""What LiteLLM reads for itself goes no further; everything else in `litellm_params` goes to the provider."""
 
 _HEADERS = frozenset({"extra_headers", "organization"})
 _KEY_VARIABLES = {"hosted_vllm": "HOSTED_VLLM_API_KEY"}
@@ -46,10 +51,23 @@ def rates_of(params: LiteLLMParams, prices: Callable[[], PriceMap]) -> Rates | N
     )
 
 
+def way(model: str, fallbacks: Mapping[str, Sequence[str]]) -> list[str]:
+    """`model`, its fallbacks, and theirs: each after its own, as LiteLLM goes, and each model once."""
+    found: dict[str, None] = {}
+    ahead = [model]
+    while ahead:
+        name = ahead.pop()
+        if name not in found:
+            found[name] = None
+            ahead += reversed(fallbacks.get(name, ()))
+    return list(found)
+
+
 class Catalogue:
     """The models on offer. Without a `model_list`, any LiteLLM model name is one, made up when first asked for.
 
-    `direct` and `litellm` are the two lanes; `prices` is read only where the configuration gives no price.
+    `direct` and `litellm` are the two lanes; `prices` is read only where the configuration gives no price. `clock` is
+    monotonic seconds.
     """
 
     def __init__(
@@ -60,24 +78,30 @@ class Catalogue:
         litellm: Callable[[], Lane],
         prices: Callable[[], PriceMap],
         environ: Mapping[str, str],
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        self._clock = clock
+        self._router = config.router()
         self._direct = direct
         self._litellm = litellm
         self._prices = prices
         self._environ = environ
         self._open = not config.model_list
-        self._listed: dict[str, list[Deployment]] = {}
-        self._unlisted: dict[str, Deployment] = {}
+        self._unlisted: dict[str, Route] = {}
         self._entries: dict[str, ModelEntry] = {}
+        listed: dict[str, list[Deployment]] = {}
         for entry in config.model_list:
             self._entries.setdefault(entry.model_name, entry)
-            self._listed.setdefault(entry.model_name, []).append(self._deployment(entry))
+            listed.setdefault(entry.model_name, []).append(self._deployment(entry))
+        groups = {name: Group(tuple(deployments)) for name, deployments in listed.items()}
+        self._listed = {
+            name: self._route(name, [groups[each] for each in way(name, self._router.ways())]) for name in groups
+        }
 
-    def find(self, model: str) -> Deployment:
-        """The least busy deployment of `model`, of equals the one that was called least. Raises NotFound."""
-        deployments = self._listed.get(model)
-        if deployments:
-            return min(deployments, key=lambda deployment: (deployment.calls, deployment.begun))
+    def find(self, model: str) -> Route:
+        """The way of the calls for `model`: its deployments, and those of its fallbacks. Raises NotFound."""
+        if model in self._listed:
+            return self._listed[model]
         if self._open:
             return self._find_unlisted(model)
         raise NotFound(f"The model {model!r} does not exist.", code="model_not_found", param="model")
@@ -104,7 +128,7 @@ class Catalogue:
         entry = self._entries.get(model)
         return entry.answer.spec() if entry and entry.answer else None
 
-    def _find_unlisted(self, model: str) -> Deployment:
+    def _find_unlisted(self, model: str) -> Route:
         found = self._unlisted.get(model)
         if found is None:
             provider, bare = self._split(model)
@@ -118,14 +142,18 @@ class Catalogue:
                 # the oldest goes, so that a thousand odd names keep nobody from a model
                 del self._unlisted[next(iter(self._unlisted))]
             prices = self._prices()
-            found = self._unlisted[model] = Deployment(
+            deployment = Deployment(
                 model_name=model,
                 endpoint=self._endpoint(provider, bare, None, None),
                 lane=self._lane(provider),
                 rates=prices.rates(model),
                 max_output=prices.max_output_tokens(model),
             )
+            found = self._unlisted[model] = self._route(model, [Group((deployment,))])
         return found
+
+    def _route(self, model: str, groups: Sequence[Group]) -> Route:
+        return Route(model, groups, clock=self._clock, retries=self._router.num_retries)
 
     def _split(self, model: str) -> tuple[str | None, str]:
         provider, slash, bare = model.partition("/")
@@ -167,6 +195,11 @@ class Catalogue:
             timeout=params.timeout or 600.0,
             defaults=rest if direct else {},
             limit=params.max_parallel_requests or MAX_CALLS,
+            weight=params.weight,
+            limits=Limits(params.rpm, params.tpm, clock=self._clock) if params.rpm or params.tpm else None,
+            health=Health(
+                clock=self._clock, allowed_fails=self._router.allowed_fails, cooldown_s=self._router.cooldown_time
+            ),
         )
 
     def _max_output(self, model: str) -> int | None:

@@ -8,6 +8,8 @@ from proxy.upstream.catalogue import BASE_VARIABLES, ROUTER, base_url, provider_
 from proxy.upstream.direct import PROVIDERS
 from proxy.upstream.prices import PriceMap
 
+_UNHONOURED = "is not honoured: num_retries of router_settings holds for every model"
+
 
 def check_models(
     config: Config, file: str, *, environ: Mapping[str, str], prices: Callable[[], PriceMap]
@@ -24,7 +26,7 @@ def check_models(
             mistakes.append(Problem(file, f"{where}.api_base", _needs_base(entry, prices)))
         notes += [Problem(file, where, reason) for reason in _unpriced(config, entry, prices)]
         keys = sorted(ROUTER & entry.litellm_params.extra.keys())
-        notes += [Problem(file, f"{where}.{key}", "is not honoured yet") for key in keys]
+        notes += [Problem(file, f"{where}.{key}", _UNHONOURED) for key in keys]
     if mistakes:
         raise ConfigError(mistakes)
     return tuple(notes)

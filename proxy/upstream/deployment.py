@@ -1,13 +1,13 @@
 """One deployment of a model: where it is, what it costs, and what was learned of it."""
 
-import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
+from proxy.errors import UpstreamError
 from proxy.money import Rates
 from proxy.types import JSON
 from proxy.upstream import Endpoint, Lane
+from proxy.upstream.health import Health
+from proxy.upstream.limits import Limits
 
 MAX_CALLS = 256
 """Calls at once to a deployment unless its `max_parallel_requests` says otherwise."""
@@ -24,7 +24,9 @@ class Deployment:
     `usage_per_choice`: its usage counts the first choice only, as it seems or as the operator says (`told_per_choice`).
     `tokens_per_delta` is what a streamed delta held, `prompt_share` the most that a prompt had of what it was thought
     to have at most. `streams` and `gives_logprobs` turn false where it refuses them (`has_streamed`: it did stream).
-    `calls` are going on now, `begun` is how many ever did.
+    `limit` is how many calls it takes at once, of which `calls` are going on now; it is called in proportion to its
+    `weight`, and `turn` is when it is next. `limits` are those of a minute (None: there are none), `health` is how it
+    has fared (None: nobody looks).
     """
 
     model_name: str
@@ -41,27 +43,26 @@ class Deployment:
     limit: int = MAX_CALLS
     tokens_per_delta: float = 1.0
     gives_logprobs: bool = True
+    weight: float = 1.0
+    limits: Limits | None = None
+    health: Health | None = None
     calls: int = 0
-    begun: int = 0
+    turn: float = 0.0
     told_max_n: bool = False
     told_per_choice: bool = False
     has_streamed: bool = False
     prompt_share: float = 0.0
     _full: int = 0
-    _slots: asyncio.Semaphore | None = None
 
-    @asynccontextmanager
-    async def slot(self) -> AsyncIterator[None]:
-        """Hold one of the calls that the deployment takes at once; waits for it."""
-        if self._slots is None:
-            self._slots = asyncio.Semaphore(self.limit)
-        async with self._slots:
-            self.calls += 1
-            self.begun += 1
-            try:
-                yield
-            finally:
-                self.calls -= 1
+    @property
+    def rest(self) -> float:
+        """Seconds that it is still given a rest after failures; 0: it can be called."""
+        return 0.0 if self.health is None else self.health.rest
+
+    def failed(self, error: UpstreamError) -> None:
+        """Take note of a call that failed, and not by its own fault."""
+        if self.health is not None:
+            self.health.failed(error)
 
     def body(self, request: JSON) -> JSON:
         """`request` as this deployment is sent it: its own model name and defaults, tally's own field left out."""

@@ -11,6 +11,7 @@ import orjson
 from proxy.errors import UpstreamError, UpstreamTimeout, UpstreamUnreachable
 from proxy.types import JSON
 from proxy.upstream import Endpoint
+from proxy.upstream.scrub import scrub
 from proxy.upstream.sse import DONE, EventParser
 
 PROVIDERS = frozenset({"openai", "hosted_vllm", "custom_openai"})
@@ -19,6 +20,7 @@ _CHAT = "chat/completions"
 _CONNECT_S = 10.0
 _LINGER_S = 0.5
 _MESSAGE_CHARS = 2000
+_NAME_CHARS = 200
 
 
 class DirectLane:
@@ -37,7 +39,7 @@ class DirectLane:
             async with self._post(endpoint, path, body, timeout) as response:
                 content = await response.read()
                 if response.status >= 400:
-                    raise upstream_error(response.status, response.headers, content, endpoint.api_key)
+                    raise upstream_error(response.status, response.headers, content, endpoint)
                 return content
         except (TimeoutError, aiohttp.ClientError) as error:
             raise _lost(error) from error
@@ -50,7 +52,7 @@ class DirectLane:
         try:
             async with self._post(endpoint, _CHAT, body, timeout) as response:
                 if response.status >= 400:
-                    raise upstream_error(response.status, response.headers, await response.read(), endpoint.api_key)
+                    raise upstream_error(response.status, response.headers, await response.read(), endpoint)
                 if response.content_type == "application/json":
                     yield await response.read()
                     return
@@ -100,8 +102,10 @@ def _address(base: str, path: str) -> str:
     return f"{base.removesuffix('/v1')}{path}" if path.startswith("/") else f"{base}/{path}"
 
 
-def upstream_error(status: int, headers: Mapping[str, str], content: bytes, secret: str | None = None) -> UpstreamError:
-    """The error that a provider's reply of status 400 or more is. Nothing of `secret` stays in its message."""
+def upstream_error(
+    status: int, headers: Mapping[str, str], content: bytes, secret: Endpoint | str | None = None
+) -> UpstreamError:
+    """The error that a provider's reply of status 400 or more is. Nothing of `secret` stays in it: see `scrub`."""
     try:
         data = orjson.loads(content)
     except orjson.JSONDecodeError:
@@ -110,25 +114,26 @@ def upstream_error(status: int, headers: Mapping[str, str], content: bytes, secr
 
 
 def error_from(
-    status: int, data: object, retry_after: float | None = None, secret: str | None = None, *, sent: bool = False
+    status: int,
+    data: object,
+    retry_after: float | None = None,
+    secret: Endpoint | str | None = None,
+    *,
+    sent: bool = False,
 ) -> UpstreamError:
-    """The error in `data`: OpenAI's envelope, the error object itself, or plain text."""
+    """The error in `data`: OpenAI's envelope, the error object itself, or plain text. Nothing of `secret` stays."""
     fields = data if isinstance(data, dict) else {}
     inner = fields.get("error", fields)
     fields = inner if isinstance(inner, dict) else {"message": inner}
     message = fields.get("message") or fields.get("detail") or (data if isinstance(data, str) else "")
     text = str(message) or f"the provider answered with status {status}"
-    if secret:
-        text = text.replace(secret, "***")
-    code = fields.get("code")
+    told = {
+        name: scrub(str(fields[name]), secret)[:_NAME_CHARS]
+        for name in ("type", "code", "param")
+        if isinstance(fields.get(name), str | int)
+    }
     return UpstreamError(
-        text[:_MESSAGE_CHARS],
-        status=status,
-        type=fields.get("type") if isinstance(fields.get("type"), str) else None,
-        code=None if code is None else str(code),
-        param=fields.get("param") if isinstance(fields.get("param"), str) else None,
-        retry_after=retry_after,
-        sent=sent,
+        scrub(text, secret)[:_MESSAGE_CHARS], status=status, retry_after=retry_after, sent=sent, **told
     )
 
 

@@ -19,7 +19,7 @@ import anyio.to_thread
 import httpx
 import orjson
 
-from proxy.errors import UpstreamError, UpstreamTimeout, UpstreamUnreachable
+from proxy.errors import UpstreamError, UpstreamMalformed, UpstreamTimeout, UpstreamUnreachable
 from proxy.types import JSON
 from proxy.upstream import Endpoint
 from proxy.upstream.direct import error_from, upstream_error
@@ -106,7 +106,7 @@ class LiteLLMLane:
         with _mapped(library, endpoint):
             with anyio.fail_after(timeout):
                 reply = await library.module.acompletion(**_arguments(library, endpoint, body, timeout), stream=False)
-            return orjson.dumps(_completion(_dump(reply)))
+            return orjson.dumps(_completion(_dump(reply), endpoint))
 
     async def stream(self, endpoint: Endpoint, body: JSON, timeout: float) -> AsyncGenerator[bytes, None]:
         """One streamed call, chunk by chunk. Several choices of a provider of another shape come in one piece."""
@@ -277,10 +277,13 @@ def _dump(model: Any) -> JSON:  # noqa: ANN401 - LiteLLM publishes no types
     return dumped
 
 
-def _completion(reply: JSON) -> JSON:
+def _completion(reply: JSON, endpoint: Endpoint) -> JSON:
+    """OpenAI's shape, with the nulls that every client of it knows, and the model's name as the provider has it."""
+    reply["model"] = str(reply.get("model") or endpoint.model).removeprefix(f"{endpoint.provider}/")
     for choice in reply.get("choices", ()):
         choice.pop("provider_specific_fields", None)
-        choice["message"] = {"content": None} | _lifted(choice.get("message", {}))
+        choice["message"] = {"content": None, "refusal": None} | _lifted(choice.get("message", {}))
+        choice["logprobs"] = _logprobs(choice.get("logprobs"))
     if not any((reply.get("usage") or {}).get(key) for key in ("prompt_tokens", "completion_tokens")):
         # zeros are how LiteLLM says that nothing was told
         reply.pop("usage", None)
@@ -292,8 +295,13 @@ def _chunk(chunk: JSON) -> JSON:
     for choice in chunk.get("choices", ()):
         choice.pop("provider_specific_fields", None)
         choice["delta"] = _lifted(choice.get("delta", {}))
+        choice["logprobs"] = _logprobs(choice.get("logprobs"))
         choice.setdefault("finish_reason", None)
     return chunk
+
+
+def _logprobs(told: JSON | None) -> JSON | None:
+    return None if told is None else {"content": None, "refusal": None} | told
 
 
 def _lifted(message: JSON) -> JSON:
@@ -307,22 +315,24 @@ def _mapped(library: _Library, endpoint: Endpoint, *, started: bool = False) -> 
     try:
         yield
     except library.errors as error:
-        raise _translate(error, endpoint.api_key, started) from error
+        raise _translate(error, endpoint, started) from error
 
 
-def _translate(error: Exception, secret: str | None, started: bool) -> UpstreamError:
+def _translate(error: Exception, endpoint: Endpoint, started: bool) -> UpstreamError:
     """Ours for LiteLLM's. Its classes and statuses are guesses from the text, so what lies beneath them comes first."""
     causes = list(_causes(error))
     for cause in causes:
         if isinstance(cause, httpx.HTTPStatusError):
-            return upstream_error(cause.response.status_code, cause.response.headers, _content(cause.response), secret)
+            return upstream_error(
+                cause.response.status_code, cause.response.headers, _content(cause.response), endpoint
+            )
     status = getattr(error, "status_code", None)
     status = status if isinstance(status, int) and 400 <= status <= 599 else 502
     if lost := _lost(causes, status):
         return lost
     told = getattr(error, "body", None)
     text = _PREFIXES.sub("", str(getattr(error, "message", error)))
-    return error_from(status, told if isinstance(told, dict) else text, None, secret, sent=started or status >= 500)
+    return error_from(status, told if isinstance(told, dict) else text, None, endpoint, sent=started or status >= 500)
 
 
 def _lost(causes: Sequence[BaseException], status: int) -> UpstreamError | None:
@@ -333,7 +343,7 @@ def _lost(causes: Sequence[BaseException], status: int) -> UpstreamError | None:
     if any(isinstance(cause, httpx.TransportError) for cause in causes):
         return UpstreamUnreachable("the connection to the provider broke", sent=True)
     if any(isinstance(cause, JSONDecodeError) for cause in causes):
-        return error_from(502, "the provider's reply is not JSON", sent=True)
+        return UpstreamMalformed("the provider's reply is not JSON")
     return None
 
 

@@ -1,0 +1,170 @@
+"""Where the calls for a model go: its own deployments, and then those of its fallbacks."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+
+from proxy.errors import RateLimited, TallyError, UpstreamError, UpstreamTimeout
+from proxy.upstream.deployment import Deployment
+from proxy.upstream.group import Group, Need, Place
+from proxy.upstream.health import may_pass_elsewhere
+
+RETRIES = 2
+"""How often a call is tried again, as with LiteLLM, unless the configuration says otherwise."""
+
+Fits = Callable[[Deployment], bool]
+_Stage = tuple[Group, Sequence[Deployment]]
+
+
+class Route:
+    """The way of a model's calls: `groups` are its own deployments and, in order, those of its fallbacks.
+
+    `model` is the name that clients call it by; `retries` is how often a sample's call is tried again after all of them
+    have failed. `clock` is monotonic seconds.
+    """
+
+    def __init__(
+        self, model: str, groups: Sequence[Group], *, clock: Callable[[], float], retries: int = RETRIES
+    ) -> None:
+        self.model = model
+        self.groups = tuple(groups)
+        self.retries = retries
+        self.clock = clock
+
+    @property
+    def own(self) -> tuple[Deployment, ...]:
+        """The model's own deployments."""
+        return self.groups[0].deployments
+
+    @property
+    def first(self) -> Deployment:
+        """The first one, which stands for all where something must be told before a call."""
+        return self.groups[0].deployments[0]
+
+    @property
+    def streams(self) -> bool:
+        """Whether any of the model's own deployments streams."""
+        return any(deployment.streams for deployment in self.own)
+
+    @property
+    def timeout(self) -> float:
+        """The time that a call may take that goes all the way, in seconds."""
+        return sum(deployment.timeout for group in self.groups for deployment in group.deployments)
+
+
+class Tour:
+    """One call's way over a route: `stop` by `stop`, until one deployment takes it.
+
+        while True:
+            async with tour.stop() as place:
+                return await call(place.deployment)
+
+    An error that may pass elsewhere is kept while there is another deployment to go to; each is tried once, those that
+    rest after failures only where nothing else is there. What becomes of the last is raised; a fallback's trouble is
+    not the client's, who gets the model's own error. `fits` says which deployments may be asked at all. `deadline` is
+    on the route's clock; the `patient` wait for a place beyond it, for somebody else keeps their time.
+    """
+
+    def __init__(
+        self, route: Route, need: Need, *, fits: Fits | None = None, deadline: float, patient: bool = False
+    ) -> None:
+        self.need = need
+        self._route = route
+        self._fits = fits
+        self._deadline = deadline
+        self._patient = patient
+        self._tried: set[Deployment] = set()
+        self._own_tried = False
+        self._error: TallyError | None = None
+        self._stays = False
+
+    def stay(self) -> None:
+        """From now on an error is raised, wherever else the call might have gone."""
+        self._stays = True
+
+    @asynccontextmanager
+    async def stop(self) -> AsyncIterator[Place]:
+        """Hold a place at the next deployment.
+
+        Raises RateLimited where none has room for the call in time by its limits of a minute, UpstreamTimeout where no
+        place gets free in time.
+        """
+        group, among = self._next()
+        place = await self._place(group, among)
+        try:
+            yield place
+        except TallyError as error:
+            if not self._goes_on(place.deployment, error):
+                if self._error is None or self._error is error:
+                    raise
+                raise self._error from error
+        finally:
+            group.leave(place)
+
+    def _goes_on(self, deployment: Deployment, error: TallyError) -> bool:
+        """Take note of an error; whether there is another deployment to go to."""
+        own = deployment in self._route.own
+        elsewhere = may_pass_elsewhere(error)
+        if isinstance(error, UpstreamError) and elsewhere and self._left() > 0:
+            # a call that was given too little time says nothing of its deployment
+            deployment.failed(error)
+        if own or self._error is None or self._stays:
+            self._error = error
+        self._tried.add(deployment)
+        self._own_tried |= own
+        return not self._stays and (elsewhere or not own) and bool(self._stages())
+
+    def _stages(self) -> list[_Stage]:
+        """The deployments that can be tried yet, by group."""
+        stages = [
+            (
+                group,
+                [each for each in group.deployments if each not in self._tried and not each.rest and self._fit(each)],
+            )
+            for group in self._route.groups
+        ]
+        return [stage for stage in stages if stage[1]] or self._resting()
+
+    def _next(self) -> _Stage:
+        # where none fits, whatever the model has: the call itself says what is wrong with that
+        stages = self._stages() or [(self._route.groups[0], self._route.own)]
+        waits = [group.wait(self.need, among) for group, among in stages]
+        for most in (0.0, self._left()):
+            for stage, wait in zip(stages, waits, strict=True):
+                if wait <= most:
+                    return stage
+        raise self._full(min(waits))
+
+    def _resting(self) -> list[_Stage]:
+        """Where all others rest or have failed, and none of the model's own was asked: the first that is back."""
+        for group in () if self._own_tried else self._route.groups:
+            left = [each for each in group.deployments if each not in self._tried and self._fit(each)]
+            if left:
+                return [(group, [min(left, key=lambda each: each.rest)])]
+        return []
+
+    async def _place(self, group: Group, among: Sequence[Deployment]) -> Place:
+        place = group.at_once(self.need, among)
+        if place is not None:
+            return place
+        try:
+            async with asyncio.timeout(self._left()):
+                return await group.enter(self.need, among)
+        except TimeoutError:
+            wait = group.wait(self.need, among)
+            if wait > 0:
+                raise self._full(wait) from None
+            if not self._patient:
+                raise UpstreamTimeout("no place was free before the deadline", sent=False) from None
+        return await group.enter(self.need, among)
+
+    def _full(self, wait: float) -> TallyError:
+        """What is told where every limit is used up: what went wrong before, else when to come back."""
+        message = f"The model {self._route.model!r} takes no more in this minute."
+        return self._error or RateLimited(message, retry_after=wait)
+
+    def _fit(self, deployment: Deployment) -> bool:
+        return self._fits is None or self._fits(deployment)
+
+    def _left(self) -> float:
+        return max(0.0, self._deadline - self._route.clock())
