@@ -1,0 +1,155 @@
+"""JSON schemas of what is answered, for the served OpenAPI document. Whatever else a provider says passes through.
+
+Money is in US dollars, as the replies have it; tokens and samples are counts.
+"""
+
+from typing import Any
+
+from proxy.types import JSON, STRATEGIES
+
+ERROR_HEADERS = ("x-request-id", "retry-after", "x-should-retry")
+"""Headers that an error may have."""
+
+TALLY_HEADERS = (
+    "x-request-id",
+    "x-tally-strategy",
+    "x-tally-reason",
+    "x-tally-samples",
+    "x-tally-confidence",
+    "x-tally-low-confidence",
+    "x-tally-cost-usd",
+)
+"""Headers that an answer may have."""
+
+
+def headers() -> JSON:
+    """The schema of each header."""
+    special: JSON = {
+        "x-request-id": _text(pattern="^req_"),
+        "retry-after": _text(pattern="^[0-9]+$"),
+        "x-should-retry": _one_of("true", "false"),
+        "x-tally-strategy": _one_of(*STRATEGIES),
+        "x-tally-samples": _text(pattern="^[0-9]+$"),
+        "x-tally-low-confidence": _one_of("true"),
+        "x-tally-cost-usd": _text(pattern="^[0-9]+([.][0-9]+)?$"),
+        "x-tally-confidence": _text(pattern="^[01][.][0-9]{4}$"),
+    }
+    return {
+        name: special.get(name, _text()) for name in {**dict.fromkeys(TALLY_HEADERS), **dict.fromkeys(ERROR_HEADERS)}
+    }
+
+
+def schemas() -> JSON:
+    """The schema of each body, by name."""
+    return {
+        "Error": _object(
+            error=_object(message=_text(), type=_text(), param=_or_null(_text()), code=_or_null(_text())),
+        ),
+        "Tally": _tally(),
+        "ChatCompletion": _completion("chat.completion", message={"type": "object"}),
+        "ChatCompletionChunk": _completion("chat.completion.chunk", delta={"type": "object"}),
+        "TextCompletion": _completion("text_completion", text=_text()),
+        "ModelResponse": _object(
+            ["id", "object", "created_at", "status", "model", "output"],
+            id=_text(),
+            object=_one_of("response"),
+            created_at={"type": "number"},
+            status=_one_of("completed", "incomplete", "failed", "in_progress"),
+            model=_text(),
+            output=_list(_object(type=_text())),
+            tally=_tally_of(),
+        ),
+        "ResponseEvent": _object(type=_text(), sequence_number=_count()),
+        "PassedReply": {"type": "object", "description": "The provider's own reply."},
+        "Model": _model(),
+        "ModelList": _object(object=_one_of("list"), data=_list(_model())),
+        "FeedbackReply": _object(id=_text(), object=_one_of("feedback"), correct={"type": "boolean"}),
+        "Readiness": _object(["status"], status=_one_of("ready", "unavailable"), db=_text(), reason=_text()),
+    }
+
+
+def _tally_of() -> JSON:
+    return {"$ref": "#/components/schemas/Tally"}
+
+
+def _tally() -> JSON:
+    always: JSON = {
+        "strategy": _one_of(*STRATEGIES),
+        "samples": _count(),
+        "abstained": _count(),
+        "rounds": _count(),
+        "votes": _list(_object(answer=_text(), count={"type": "number"})),
+        "answer": _or_null(_text()),
+        "confidence": _or_null(_share()),
+        "chance_right": _or_null(_share()),
+        "winner": _count(),
+        "first_answer": _or_null(_text()),
+        "cost_usd": {"type": "number", "minimum": 0},
+        "paid": _object(prompt_tokens=_count(), completion_tokens=_count(), estimated={"type": "boolean"}),
+        "reason": _or_null(_text()),
+    }
+    sometimes: JSON = {
+        "reused": _count(),
+        "low_confidence": {"type": "boolean"},
+        "winners": _list(_count()),
+        "composed": {"type": "boolean"},
+        "picked": _one_of("none", "central", "universal"),
+        "draws": _list(
+            _object(
+                answer=_or_null(_text()),
+                tokens=_count(),
+                score=_or_null({"type": "number"}),
+                finish_reason=_or_null(_text()),
+                conditioned={"type": "boolean"},
+            )
+        ),
+    }
+    return _object(list(always), **always, **sometimes)
+
+
+def _completion(kind: str, **said: JSON) -> JSON:
+    choice = _object(["index", "finish_reason", *said], index=_count(), finish_reason=_or_null(_text()), **said)
+    return _object(
+        ["id", "object", "created", "model", "choices"],
+        id=_text(),
+        object=_one_of(kind),
+        created={"type": "integer"},
+        model=_text(),
+        choices=_list(choice),
+        usage=_or_null(_object(prompt_tokens=_count(), completion_tokens=_count(), total_tokens=_count())),
+        tally=_tally_of(),
+    )
+
+
+def _model() -> JSON:
+    return _object(id=_text(), object=_one_of("model"), created={"type": "integer"}, owned_by=_text())
+
+
+def _object(required: list[str] | None = None, /, **properties: JSON) -> JSON:
+    """An object with these properties, all of them required unless it is said which are."""
+    named = list(properties) if required is None else required
+    return {"type": "object", "required": named, "properties": properties}
+
+
+def _list(item: JSON) -> JSON:
+    return {"type": "array", "items": item}
+
+
+def _one_of(*values: str) -> JSON:
+    return {"type": "string", "enum": list(values)}
+
+
+def _or_null(schema: JSON) -> JSON:
+    return {"anyOf": [schema, {"type": "null"}]}
+
+
+def _text(**more: Any) -> JSON:  # noqa: ANN401 - any JSON value
+    return {"type": "string", **more}
+
+
+def _count() -> JSON:
+    return {"type": "integer", "minimum": 0}
+
+
+def _share() -> JSON:
+    return {"type": "number", "minimum": 0, "maximum": 1}
