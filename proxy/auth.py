@@ -78,6 +78,7 @@ class Auth:
             raise NotAuthenticated("The API key is unknown, revoked or expired.")
         if len(self._known) >= _MOST_CACHED:
             self._known.clear()
-        caller = Caller(*found)
+        tenant, known_key = found
+        caller = Caller(tenant, known_key.id)
         self._known[key] = (now + CACHE_S, caller)
         return caller

@@ -53,7 +53,7 @@ class Purse:
 
     def knows_price(self, deployment: Deployment) -> bool:
         """Whether it is known what the deployment costs, as far as it matters: money may be limited."""
-        return deployment.rates is not None or (self.tenant.max_nano is None and self.limit is None)
+        return deployment.rates is not None or not (self.tenant.limits_money or self.limit is not None)
 
     def check_price(self, deployment: Deployment) -> None:
         """Raise RequestInvalid where money is limited and nobody knows what the deployment costs."""

@@ -43,6 +43,8 @@ AnswerKind = Literal[
 Votable = Literal["auto", "always", "never"]
 Pick = Literal["none", "central", "universal"]
 LowConfidence = Literal["mark", "refuse"]
+ScaleUntil = Literal["hard", "soft"]
+OnExhausted = Literal["single", "refuse"]
 
 ScorerKind = Literal["logprobs", "judge", "reward", "agreement"]
 Confidence = Literal["mean", "lowest_group"]
@@ -73,29 +75,96 @@ class AnswerSpec:
 
 
 @dataclass(frozen=True, slots=True)
-class Tenant:
-    """Who pays. Money in nano-USD, tokens in tokens; None means no limit.
+class Budget:
+    """What may be spent in each window of `duration` (`30s`, `24h`, `1d`, `1mo`, `weekly`; None: for ever).
 
-    `duration` is the length of a budget window (`30s`, `24h`, `1d`, `1mo`, `weekly`); None: the budget is for ever.
-    `managed` tenants come from the configuration file and are edited there alone.
+    Money in nano-USD, tokens of prompts and completions together, samples as draws that were billed; None: no limit.
+    """
+
+    duration: str | None = None
+    max_nano: int | None = None
+    max_tokens: int | None = None
+    max_samples: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What a tenant, or one of its keys, may do; None means no limit. Money in nano-USD, tokens in tokens.
+
+    `max_nano`, `max_tokens` and `max_drawn` (samples) are for each window of `duration`; `budgets` are further windows
+    that hold beside it. From `soft_nano` of the first window on an alert is told, and with `scale_until` soft nothing
+    is scaled. `max_samples`, `max_rounds` and `max_request_nano` are for one request. `on_exhausted` says what becomes
+    of a request for which the budget holds no more than one sample: it gets that one, or it is refused.
+    """
+
+    max_nano: int | None = None
+    max_tokens: int | None = None
+    max_drawn: int | None = None
+    duration: str | None = None
+    soft_nano: int | None = None
+    budgets: tuple[Budget, ...] = ()
+    rpm_limit: int | None = None
+    tpm_limit: int | None = None
+    max_parallel: int | None = None
+    models: tuple[str, ...] | None = None
+    strategies: tuple[StrategyName, ...] | None = None
+    strategy: StrategyName | None = None
+    max_samples: int | None = None
+    max_rounds: int | None = None
+    max_request_nano: int | None = None
+    scale_until: ScaleUntil = "hard"
+    on_exhausted: OnExhausted = "single"
+    blocked: bool = False
+
+    @property
+    def windows(self) -> tuple[Budget, ...]:
+        """All of its budget windows; the first one is always there, with or without a limit."""
+        return Budget(self.duration, self.max_nano, self.max_tokens, self.max_drawn), *self.budgets
+
+    @property
+    def limits_money(self) -> bool:
+        """Whether a limit in money holds, so that what has no price may not be bought."""
+        return any(budget.max_nano is not None for budget in self.windows)
+
+
+@dataclass(frozen=True, slots=True)
+class Tenant(Limits):
+    """Who pays.
+
+    `name` is unique, `alias` what people call it. `managed` tenants come from the configuration file and are edited
+    there alone.
     `scale_fraction` in [0, 1] is the share of its requests that is scaled (None: all); `shadow`: what is scaled only
     runs in the background, and the client gets one sample.
     """
 
     name: str
-    max_nano: int | None = None
-    max_tokens: int | None = None
-    duration: str | None = None
-    rpm_limit: int | None = None
-    models: tuple[str, ...] | None = None
-    strategy: StrategyName | None = None
-    max_samples: int | None = None
-    max_request_nano: int | None = None
+    alias: str | None = None
     answer: AnswerSpec | None = None
-    blocked: bool = False
     managed: bool = False
     scale_fraction: float | None = None
     shadow: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Key(Limits):
+    """A bearer key of a tenant, whose limits hold beside the tenant's own. Times are in seconds since 1970.
+
+    `id` is public, `hint` the last four characters of the key, `alias` what people call it; `managed` keys come from
+    the configuration file.
+    """
+
+    id: str
+    tenant: str
+    hint: str = ""
+    alias: str | None = None
+    created_at: float = 0.0
+    expires_at: float | None = None
+    revoked_at: float | None = None
+    managed: bool = False
+
+    def valid(self, now: float) -> bool:
+        """Whether the key is good at `now`."""
+        return (self.revoked_at is None or now < self.revoked_at) and (self.expires_at is None or now < self.expires_at)
 
 
 @dataclass(frozen=True, slots=True)

@@ -75,7 +75,17 @@ def test_a_tenant_is_added_with_its_limits(run: Run, books: Books) -> None:
         )
     )
     assert books.tenants() == [
-        Tenant("acme", 500_000_000, 1000, "1d", 60, ("small", "big"), "dynscaling", 16, 10_000_000)
+        Tenant(
+            "acme",
+            max_nano=500_000_000,
+            max_tokens=1000,
+            duration="1d",
+            rpm_limit=60,
+            models=("small", "big"),
+            strategy="dynscaling",
+            max_samples=16,
+            max_request_nano=10_000_000,
+        )
     ]
 
 
@@ -156,11 +166,11 @@ def test_a_key_is_printed_alone_once_and_listed_by_its_id(run: Run, books: Books
     found = books.authenticate(secret)
     assert found is not None
     listed = ok(run("key list --tenant acme"))
-    assert found[1] in listed
+    assert found[1].id in listed
     assert secret[-4:] in listed
     assert secret not in listed
     assert "good" in listed
-    ok(run(f"key revoke {found[1]}"))
+    ok(run(f"key revoke {found[1].id}"))
     assert books.authenticate(secret) is None
     assert "revoked" in ok(run("key list"))
 
@@ -183,7 +193,7 @@ def test_the_check_is_content_when_everything_adds_up(run: Run, used: Books) -> 
 
 def test_the_check_says_what_disagrees_and_ends_with_1(run: Run, used: Books, tmp_path: Path) -> None:
     with sqlite3.connect(tmp_path / "tally.db") as other:
-        other.execute("UPDATE tenants SET spent_nano = 6")
+        other.execute("UPDATE scopes SET spent_nano = 6 WHERE id LIKE 'tenant:%'")
     other.close()
     result = run("ledger check")
     assert result.exit_code == 1

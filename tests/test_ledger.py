@@ -22,11 +22,11 @@ from proxy.errors import ConfigError, LedgerUnavailable, NotFound, RequestInvali
 from proxy.ledger import Amount, Ballot, DrawRow, Ledger, RequestRow, Reservation, Settlement
 from proxy.ledger.books import Books
 from proxy.ledger.counters import affordable
-from proxy.ledger.reports import check, draw_columns, draws, sheets, verdicts
-from proxy.ledger.schema import MIGRATIONS, version
+from proxy.ledger.reports import check, draw_columns, draws, key_sheets, sheets, verdicts
+from proxy.ledger.schema import MIGRATIONS, migrate, version
 from proxy.ledger.sqlite import SqliteLedger
 from proxy.ledger.store import database_path
-from proxy.types import Account, Tenant
+from proxy.types import Account, Budget, Limits, Tenant
 
 NOON = 1_773_835_200.0
 """18 March 2026, 12:00 UTC, a Wednesday."""
@@ -57,17 +57,19 @@ def wish(
     nano: int = 0,
     *,
     tokens: int = 0,
+    samples: int = 0,
     tenant: str = "acme",
+    key: str | None = None,
     base: Amount | None = None,
     choices: int = 1,
     lifetime: float = 60.0,
 ) -> Reservation:
-    account = Account(tenant, "key_1", "req_1")
-    return Reservation(attempt, account, base or Amount(), Amount(nano, tokens), choices, lifetime)
+    account = Account(tenant, key, "req_1")
+    return Reservation(attempt, account, base or Amount(), Amount(nano, tokens, samples), choices, lifetime)
 
 
 def end(attempt: str, *rows: DrawRow, tenant: str = "acme") -> Settlement:
-    return Settlement(attempt, Account(tenant, "key_1", "req_1"), rows)
+    return Settlement(attempt, Account(tenant, None, "req_1"), rows)
 
 
 def verdict(request: str = "req_1", *ballots: Ballot, tenant: str = "acme") -> RequestRow:
@@ -114,17 +116,18 @@ def sheet(books: Books) -> tuple[Amount, Amount, Amount]:
 
 
 @given(
-    st.builds(Amount, st.integers(-2, 9), st.integers(-2, 9)),
-    st.builds(Amount, st.integers(0, 4), st.integers(0, 4)),
-    st.builds(Amount, st.integers(0, 3), st.integers(0, 3)),
+    st.builds(Amount, st.integers(-2, 9), st.integers(-2, 9), st.integers(-2, 9)),
+    st.builds(Amount, st.integers(0, 4), st.integers(0, 4), st.integers(0, 4)),
+    st.builds(Amount, st.integers(0, 3), st.integers(0, 3), st.integers(0, 3)),
     st.integers(1, 5),
 )
 @example(room=Amount(4), base=Amount(5), each=Amount(1), choices=1)
 @example(room=Amount(4), base=Amount(5), each=Amount(0), choices=1)
 def test_the_grant_is_the_largest_that_fits(room: Amount, base: Amount, each: Amount, choices: int) -> None:
     def fits(k: int) -> bool:
-        nano, tokens = base.nano + k * each.nano, base.tokens + k * each.tokens
-        return (nano == 0 or nano <= room.nano) and (tokens == 0 or tokens <= room.tokens)
+        wanted = base + each.times(k)
+        pairs = [(wanted.nano, room.nano), (wanted.tokens, room.tokens), (wanted.samples, room.samples)]
+        return all(amount == 0 or amount <= free for amount, free in pairs)
 
     assert affordable(room, base, each, choices) == max((k for k in range(1, choices + 1) if fits(k)), default=0)
 
@@ -237,7 +240,7 @@ def test_an_expired_reservation_is_charged_whole_as_lost(books: Books, clock: Si
     assert books.sweep() == 1
     (line,) = draws(books)
     assert (line["id"], line["status"], line["estimated"], line["cost_nano"]) == ("a", "lost", 1, 85)
-    assert (line["prompt_tokens"], line["completion_tokens"], line["request"], line["key"]) == (3, 20, "req_1", "key_1")
+    assert (line["prompt_tokens"], line["completion_tokens"], line["request"], line["key"]) == (3, 20, "req_1", None)
     assert not books.settle(end("a", row(nano=10)))
     assert sheet(books) == (Amount(85, 23), Amount(), Amount(85, 23))
 
@@ -346,11 +349,109 @@ def test_requests_of_two_tenants_with_one_name_are_two(books: Books, clock: Simp
     assert len(verdicts(books, limit=1)) == 1
 
 
+def test_a_key_has_limits_of_its_own_beside_its_tenant_s(books: Books) -> None:
+    acme(books, max_nano=100)
+    narrow = books.key_id(books.create_key("acme", limits=Limits(max_nano=30)))
+    wide = books.key_id(books.create_key("acme", limits=Limits(max_nano=500)))
+    assert books.reserve(wish("a", 10, key=narrow, choices=5)) == 3
+    assert books.reserve(wish("b", 10, key=narrow)) == 0
+    assert books.reserve(wish("c", 10, key=wide, choices=9)) == 7
+    books.settle(end("a", row(nano=12)))
+    books.settle(end("c", row(nano=60)))
+    assert {one.limits.id: one.spent.nano for one in key_sheets(books)} == {narrow: 12, wide: 60}
+    assert sheet(books)[0].nano == 72
+    assert books.reserve(wish("d", 10, key=narrow, choices=5)) == 1
+    assert all(one.ok for one in check(books))
+
+
+def test_a_blocked_key_reserves_nothing_and_its_neighbour_goes_on(books: Books) -> None:
+    acme(books)
+    one, other = (books.key_id(books.create_key("acme")) for _ in range(2))
+    books.block_key(one)
+    assert (books.reserve(wish("a", 1, key=one)), books.reserve(wish("b", 1, key=other))) == (0, 1)
+    books.block_key(one, blocked=False)
+    assert books.reserve(wish("c", 1, key=one)) == 1
+
+
+def test_samples_are_a_limit_of_their_own(books: Books) -> None:
+    acme(books, max_drawn=3)
+    assert books.reserve(wish("a", 10, samples=1, choices=8)) == 3
+    assert books.reserve(wish("b", 10)) == 1
+    books.settle(end("a", replace(row(), samples=1)))
+    assert sheet(books)[0].samples == 1
+    assert books.reserve(wish("c", 10, samples=1, choices=8)) == 2
+
+
+def test_several_windows_hold_at_once_and_reset_each_at_its_time(books: Books, clock: SimpleNamespace) -> None:
+    acme(books, max_nano=100, duration="1mo", budgets=(Budget("60s", 10), Budget("1d", 30)))
+    spent = []
+    for minute in range(5):
+        granted = books.reserve(wish(f"a{minute}", 5, choices=9))
+        spent.append(granted)
+        if granted:
+            books.settle(end(f"a{minute}", row(nano=5 * granted)))
+        clock.now += 60
+    assert spent == [2, 2, 2, 0, 0]
+    clock.now += 86_400
+    assert books.reserve(wish("next day", 5, choices=9)) == 2
+    assert all(one.ok for one in check(books))
+
+
+def test_a_limit_below_what_is_spent_grants_nothing_until_the_window_ends(books: Books, clock: SimpleNamespace) -> None:
+    acme(books, max_nano=100, duration="1d")
+    books.reserve(wish("a", 60))
+    books.settle(end("a", row(nano=60)))
+    books.update_tenant("acme", max_nano=50)
+    assert books.reserve(wish("b", 1)) == 0
+    clock.now += 86_400
+    assert books.reserve(wish("c", 50)) == 1
+    assert all(one.ok for one in check(books))
+
+
+def test_windows_that_are_added_count_what_was_spent_before(books: Books, clock: SimpleNamespace) -> None:
+    acme(books)
+    books.reserve(wish("a", 60))
+    books.settle(end("a", row(nano=60)))
+    clock.now += 60
+    books.update_tenant("acme", budgets=(Budget("1d", 70), Budget("30s", 70)))
+    assert [one.spent.nano for one in sheets(books)[0].standing.windows] == [60, 60, 0]
+    assert books.reserve(wish("b", 11)) == 0
+    books.update_tenant("acme", budgets=())
+    assert books.reserve(wish("c", 11)) == 1
+    assert all(one.ok for one in check(books))
+
+
+def test_a_deleted_tenant_settles_what_is_in_flight_and_is_gone(books: Books) -> None:
+    acme(books)
+    key = books.create_key("acme")
+    books.reserve(wish("a", 40, key=books.key_id(key)))
+    books.delete_tenant("acme")
+    assert books.authenticate(key) is None
+    assert books.tenants() == []
+    assert books.reserve(wish("b", 1)) == 0
+    books.settle(end("a", row(nano=7)))
+    assert [one.ok for one in check(books)] == [True, True]
+    assert check(books)[0].spent.nano == 7
+    with pytest.raises(RequestInvalid, match="that was deleted"):
+        acme(books)
+    with pytest.raises(NotFound, match="no tenant 'acme'"):
+        books.update_tenant("acme", max_nano=1)
+
+
+def test_two_tenants_may_have_one_alias(books: Books) -> None:
+    for name in ("a", "b"):
+        books.add_tenant(Tenant(name, alias="Acme", max_nano=10))
+    assert books.reserve(wish("x", 10, tenant="a")) == 1
+    assert books.reserve(wish("y", 10, tenant="b")) == 1
+
+
 @pytest.mark.parametrize(
     ("counter", "wrong"),
     [
         ("spent_nano", "spent"),
-        ("window_tokens", "window"),
+        ("tokens", "window"),
+        ("samples", "window"),
+        ("reserved_samples", "reserved"),
         ("reserved_nano", "reserved"),
         ("reserved_tokens", "reserved"),
     ],
@@ -359,7 +460,8 @@ def test_the_check_names_a_counter_that_is_off_by_one(books: Books, counter: str
     acme(books)
     books.reserve(wish("a", 5))
     assert check(books)[0].ok
-    books.rows(f"UPDATE tenants SET {counter} = {counter} + 1")
+    table = "budgets" if wrong == "window" else "scopes"
+    books.rows(f"UPDATE {table} SET {counter} = {counter} + 1")
     assert check(books)[0].disagreements == (wrong,)
     assert check(books)[0].as_json()["ok"] is False
 
@@ -375,7 +477,28 @@ def test_the_check_misses_a_row_that_was_removed(books: Books) -> None:
 
 
 def test_a_tenant_is_kept_with_all_its_limits(books: Books) -> None:
-    full = Tenant("full", 1, 2, "1mo", 3, ("a", "b"), "dynscaling", 4, 5, blocked=True)
+    full = Tenant(
+        "full",
+        alias="The full one",
+        max_nano=1,
+        max_tokens=2,
+        max_drawn=3,
+        duration="1mo",
+        soft_nano=1,
+        budgets=(Budget("1d", 4), Budget("60s", None, 5, 6)),
+        rpm_limit=3,
+        tpm_limit=7,
+        max_parallel=8,
+        models=("a", "b"),
+        strategies=("off", "dynscaling"),
+        strategy="dynscaling",
+        max_samples=4,
+        max_rounds=9,
+        max_request_nano=5,
+        scale_until="soft",
+        on_exhausted="refuse",
+        blocked=True,
+    )
     books.add_tenant(full)
     books.add_tenant(Tenant("bare"))
     assert books.tenants() == [Tenant("bare"), full]
@@ -391,6 +514,10 @@ def test_a_tenant_is_kept_with_all_its_limits(books: Books) -> None:
         (Tenant("b", max_tokens=2**63), "max_tokens must be"),
         (Tenant("b", rpm_limit=0), "rpm_limit must be"),
         (Tenant("b", duration="soon"), "'soon' is not a duration"),
+        (Tenant("b", budgets=(Budget("1y"),)), "'1y' is not a duration"),
+        (Tenant("b", budgets=(Budget("1d", -1),)), "budgets must have"),
+        (Tenant("b", budgets=(Budget("1d"),) * 17), "budgets are at most 16"),
+        (Tenant("b", strategies=("off",), strategy="adaptive"), "adaptive is not among"),
         (Tenant("b", strategy="best"), "strategy must be one of"),  # type: ignore[arg-type]  # what a client may send
     ],
 )
@@ -423,11 +550,11 @@ def test_a_key_is_shown_once_and_kept_as_a_digest(tmp_path: Path) -> None:
     assert len(key) == len("sk-tally-") + 43
     (kept,) = books.keys("acme")
     assert (kept.hint, kept.managed, kept.created_at) == (key[-4:], False, NOON)
-    assert books.authenticate(key) == (Tenant("acme"), kept.id)
+    assert books.authenticate(key) == (Tenant("acme"), kept)
     books.close()
     assert key.removeprefix("sk-tally-").encode() not in path.read_bytes()
     again = Books.open(path, clock=lambda: NOON)
-    assert again.authenticate(key) == (Tenant("acme"), kept.id)
+    assert again.authenticate(key) == (Tenant("acme"), kept)
     again.close()
 
 
@@ -459,7 +586,7 @@ def test_a_revoked_key_is_nobody(books: Books) -> None:
     key, other = books.create_key("acme"), books.create_key("acme")
     found = books.authenticate(key)
     assert found is not None
-    books.revoke_key(found[1])
+    books.revoke_key(found[1].id)
     assert books.authenticate(key) is None
     assert books.authenticate(other) is not None
     with pytest.raises(NotFound):
@@ -475,6 +602,55 @@ def test_a_key_expires_at_its_time(books: Books, clock: SimpleNamespace) -> None
     assert books.authenticate(key) is None
     with pytest.raises(RequestInvalid, match="expired already"):
         books.create_key("acme", expires_at=NOON)
+
+
+def test_a_rotated_key_keeps_its_limits_and_its_old_one_is_good_for_a_while(
+    books: Books, clock: SimpleNamespace
+) -> None:
+    acme(books)
+    old = books.create_key("acme", limits=Limits(max_nano=30, models=("small",)), alias="laptop")
+    new = books.rotate_key(books.key_id(old), grace_s=60)
+    found = books.authenticate(new)
+    assert found is not None
+    assert (found[1].max_nano, found[1].models, found[1].alias) == (30, ("small",), "laptop")
+    assert books.authenticate(old) is not None
+    clock.now += 60
+    assert books.authenticate(old) is None
+    assert books.authenticate(new) is not None
+
+
+def test_a_new_pepper_takes_over_keys_as_they_are_used(books: Books) -> None:
+    acme(books)
+    used, unused = books.create_key("acme"), books.create_key("acme")
+    ids = [books.key_id(key) for key in (used, unused)]
+    books.rotate_pepper()
+    found = books.authenticate(used)
+    assert found is not None
+    assert found[1].id == ids[0]
+    books.rotate_pepper()
+    assert books.authenticate(used) is not None
+    assert books.authenticate(unused) is None
+
+
+def test_a_pepper_from_outside_is_not_changed_here(tmp_path: Path) -> None:
+    books = Books.open(tmp_path / "tally.db", clock=lambda: NOON, pepper=b"of the environment")
+    with pytest.raises(RequestInvalid, match="given from outside"):
+        books.rotate_pepper()
+    books.close()
+
+
+def test_limits_of_a_key_change_and_are_checked(books: Books) -> None:
+    acme(books)
+    key = books.key_id(books.create_key("acme"))
+    assert books.update_key(key, max_nano=5, alias="laptop").max_nano == 5
+    assert books.key(key).alias == "laptop"
+    with pytest.raises(RequestInvalid, match="max_rounds must be"):
+        books.update_key(key, max_rounds=0)
+    with pytest.raises(RequestInvalid, match="would have expired"):
+        books.update_key(key, expires_at=NOON - 1)
+    with pytest.raises(RequestInvalid, match="rpm_limit must be"):
+        books.create_key("acme", limits=Limits(rpm_limit=0))
+    assert len(books.keys()) == 1
 
 
 def test_a_key_needs_a_tenant(books: Books) -> None:
@@ -574,26 +750,42 @@ def test_migrations_run_once_and_are_numbered(tmp_path: Path) -> None:
         books.close()
 
 
-def test_an_older_ledger_gets_its_new_columns_and_keeps_its_rows(tmp_path: Path) -> None:
+@pytest.mark.parametrize("old", range(1, len(MIGRATIONS)))
+def test_a_ledger_of_every_earlier_version_is_brought_up_to_date_with_what_it_holds(tmp_path: Path, old: int) -> None:
+    earlier = sqlite3.connect(tmp_path / "tally.db", isolation_level=None)
+    migrate(earlier, old)
+    earlier.execute(
+        "INSERT INTO tenants (name, max_nano, duration, blocked, managed, created_at, spent_nano, spent_tokens, "
+        "window_start, window_nano, window_tokens) VALUES ('acme', 100, '1d', 0, 0, 1, 30, 12, ?, 20, 7)",
+        (NOON - 43_200,),
+    )
+    if old >= 4:
+        earlier.execute("INSERT INTO keys VALUES ('key_1', x'01', 'acme', 'abcd', 1, NULL, NULL, 0)")
+        earlier.execute(
+            "INSERT INTO reservations VALUES ('held', 'acme', 'key_1', 'req_1', 40, 5, 2, 60, ?)", (NOON + 60,)
+        )
+        earlier.execute("UPDATE tenants SET reserved_nano = 40, reserved_tokens = 5")
+        for name, day, nano, tokens in [("d0", 1, 10, 5), ("d1", 0, 20, 7)]:
+            start = NOON - 43_200 - day * 86_400
+            earlier.execute(
+                """INSERT INTO draws (tenant, key, request, attempt, settled_at, window_start, id, purpose, round,
+                "index", status, model, deployment, prompt_tokens, cached_tokens, completion_tokens, reasoning_tokens,
+                cost_nano, estimated, latency_ms) VALUES
+                ('acme', 'key_1', 'req_1', ?, ?, ?, ?, 'draw', 1, 0, 'ok', 'm', 'd', ?, 0, 0, 0, ?, 0, 1)""",
+                (name, start + 10, start, name, tokens, nano),
+            )
+    earlier.close()
     books = Books.open(tmp_path / "tally.db", clock=lambda: NOON)
-    acme(books)
-    books.record(verdict("old"))
-    books.close()
-    older = sqlite3.connect(tmp_path / "tally.db")
-    older.execute("DROP INDEX idx_requests_scored")
-    older.execute("ALTER TABLE requests DROP COLUMN question")
-    older.execute("DROP INDEX idx_requests_feedback")
-    older.execute("ALTER TABLE requests DROP COLUMN feedback")
-    older.execute("ALTER TABLE tenants DROP COLUMN answer")
-    older.execute("ALTER TABLE tenants DROP COLUMN scale_fraction")
-    older.execute("ALTER TABLE tenants DROP COLUMN shadow")
-    older.execute("DELETE FROM migrations WHERE number >= 6")
-    older.commit()
-    older.close()
-    books = Books.open(tmp_path / "tally.db", clock=lambda: NOON)
-    books.record(replace(verdict("new"), question="What is 6 x 7?"))
-    kept = {row["id"]: row["question"] for row in books.rows("SELECT id, question FROM requests")}
-    assert kept == {"old": None, "new": "What is 6 x 7?"}
+    assert books.tenant("acme") == Tenant("acme", max_nano=100, duration="1d")
+    if old >= 4:
+        assert [one.disagreements for one in check(books)] == [(), ()]
+        assert sheets(books)[0].window_spent == Amount(20, 7, 1)
+        assert sheets(books)[0].spent == Amount(30, 12, 2)
+        assert key_sheets(books)[0].spent == Amount(30, 12, 2)
+        assert key_sheets(books)[0].reserved == Amount(40, 5)
+        books.settle(Settlement("held", Account("acme", "key_1", "req_1"), (row(nano=15),)))
+        assert sheets(books)[0].window_spent == Amount(35, 14, 1)
+        assert all(one.ok for one in check(books))
     books.close()
 
 
@@ -635,10 +827,10 @@ def test_a_reader_sees_one_moment_while_a_writer_goes_on(tmp_path: Path) -> None
 def test_what_a_transaction_has_read_no_other_writer_changes_before_it_ends(tmp_path: Path) -> None:
     first = Books.open(tmp_path / "tally.db", clock=lambda: NOON)
     acme(first, max_nano=10)
-    first.standing("acme")  # begins the window, so that below it is only read
+    first.standing("tenant:acme")  # begins the window, so that below it is only read
     second = Books.open(tmp_path / "tally.db", clock=lambda: NOON, busy_s=0)
     with first.transaction():
-        assert first.standing("acme").room.nano == 10
+        assert first.standing("tenant:acme").room.nano == 10
         with pytest.raises(sqlite3.OperationalError, match="locked"):
             second.reserve(wish("b", 10))
         assert first.reserve(wish("a", 10)) == 1

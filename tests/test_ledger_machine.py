@@ -21,21 +21,23 @@ from hypothesis.stateful import (
 
 from proxy.ledger import Amount, DrawRow, Reservation, Settlement
 from proxy.ledger.books import Books
-from proxy.ledger.reports import check, sheets
-from proxy.types import Account, Tenant
+from proxy.ledger.counters import key_scope, scopes, tenant_scope
+from proxy.ledger.reports import check
+from proxy.types import Account, Budget, Limits, Tenant
 
 START = 1_770_000_000.0
 TENANTS = {
     "fixed": Tenant("fixed", max_nano=1000, max_tokens=300, duration="60s"),
-    "daily": Tenant("daily", max_nano=700, duration="1d"),
+    "daily": Tenant("daily", max_nano=700, duration="1d", budgets=(Budget("60s", 300), Budget(None, None, None, 40))),
     "tokens": Tenant("tokens", max_tokens=200),
     "free": Tenant("free"),
 }
+KEY_LIMITS = Limits(max_nano=400, duration="24h", budgets=(Budget("1mo", None, 150, 12),))
 
-amounts = st.builds(Amount, st.integers(0, 120), st.integers(0, 60))
+amounts = st.builds(Amount, st.integers(0, 120), st.integers(0, 60), st.integers(0, 2))
 
 
-def draw(name: str, nano: int, tokens: int) -> DrawRow:
+def draw(name: str, nano: int, tokens: int, samples: int = 0) -> DrawRow:
     return DrawRow(
         id=name,
         purpose="sample",
@@ -52,14 +54,14 @@ def draw(name: str, nano: int, tokens: int) -> DrawRow:
         estimated=False,
         finish_reason="stop",
         latency_ms=1,
+        samples=samples,
     )
 
 
 @dataclass
 class Held:
-    tenant: str
-    nano: int
-    tokens: int
+    account: Account
+    amount: Amount
     lifetime: float
     expires: float
 
@@ -73,9 +75,10 @@ class LedgerMachine(RuleBasedStateMachine):
         self.directory = Path(mkdtemp())
         self.clock = SimpleNamespace(now=START)
         self.held: dict[str, Held] = {}
-        self.charged: dict[str, Amount] = dict.fromkeys(TENANTS, Amount())
+        self.charged: dict[str, Amount] = {}
         self.blocked: set[str] = set()
         self.overshot: set[str] = set()
+        self.keys: dict[str, str] = {}
         self.made = 0
         self.books = self.opened()
 
@@ -83,7 +86,6 @@ class LedgerMachine(RuleBasedStateMachine):
         return Books.open(
             self.directory / "tally.db",
             clock=lambda: float(self.clock.now),
-            token=bytes,
             synchronous="OFF",
         )
 
@@ -91,118 +93,128 @@ class LedgerMachine(RuleBasedStateMachine):
     def tenants(self) -> None:
         for tenant in TENANTS.values():
             self.books.add_tenant(tenant)
+            limits = KEY_LIMITS if tenant.name != "free" else Limits()
+            self.keys[tenant.name] = self.books.key_id(self.books.create_key(tenant.name, limits=limits))
 
     def teardown(self) -> None:
         self.books.close()
         shutil.rmtree(self.directory)
 
-    def charge(self, tenant: str, nano: int, tokens: int) -> None:
-        before = self.charged[tenant]
-        self.charged[tenant] = Amount(before.nano + nano, before.tokens + tokens)
+    def account(self, tenant: str, *, keyed: bool) -> Account:
+        return Account(tenant, self.keys[tenant] if keyed else None, "r")
+
+    def charge(self, account: Account, amount: Amount) -> None:
+        for scope in scopes(account):
+            self.charged[scope] = self.charged.get(scope, Amount()) + amount
 
     def lose(self, names: list[str]) -> int:
         for name in names:
             held = self.held.pop(name)
-            self.charge(held.tenant, held.nano, held.tokens)
+            self.charge(held.account, held.amount)
         return len(names)
 
     def expired(self, tenant: str | None = None) -> list[str]:
         return [
-            name for name, held in self.held.items() if held.expires <= self.clock.now and tenant in (None, held.tenant)
+            name
+            for name, held in self.held.items()
+            if held.expires <= self.clock.now and tenant in (None, held.account.tenant)
         ]
 
-    def most(self, tenant: str, base: Amount, each: Amount, choices: int) -> int:
+    def fits(self, account: Account, wanted: Amount) -> bool:
+        """Whether so much more is within every window of every scope, by the plainest sums."""
+        for scope in scopes(account):
+            standing = self.books.glance(scope)
+            for window in standing.windows:
+                used = window.spent + standing.reserved
+                budget = window.budget
+                for limit, more, before in (
+                    (budget.max_nano, wanted.nano, used.nano),
+                    (budget.max_tokens, wanted.tokens, used.tokens),
+                    (budget.max_samples, wanted.samples, used.samples),
+                ):
+                    if limit is not None and more and before + more > limit:
+                        return False
+        return True
+
+    def most(self, account: Account, base: Amount, each: Amount, choices: int) -> int:
         """By trying every number, the largest that fits."""
-        if tenant in self.blocked:
+        if account.tenant in self.blocked:
             return 0
-        sheet = next(sheet for sheet in sheets(self.books) if sheet.tenant.name == tenant)
-        granted = 0
-        for k in range(1, choices + 1):
-            nano, tokens = base.nano + k * each.nano, base.tokens + k * each.tokens
-            used = Amount(
-                sheet.window_spent.nano + sheet.reserved.nano, sheet.window_spent.tokens + sheet.reserved.tokens
-            )
-            if (not nano or sheet.tenant.max_nano is None or used.nano + nano <= sheet.tenant.max_nano) and (
-                not tokens or sheet.tenant.max_tokens is None or used.tokens + tokens <= sheet.tenant.max_tokens
-            ):
-                granted = k
-        return granted
+        return max((k for k in range(1, choices + 1) if self.fits(account, base + each.times(k))), default=0)
 
     @rule(
         target=attempts,
-        tenant=st.sampled_from(sorted(TENANTS)),
+        who=st.tuples(st.sampled_from(sorted(TENANTS)), st.booleans()),
         base=amounts,
         each=amounts,
         choices=st.integers(1, 8),
         lifetime=st.sampled_from([5.0, 50.0, 5000.0]),
     )
     def reserve(
-        self, tenant: str, base: Amount, each: Amount, choices: int, lifetime: float
+        self, who: tuple[str, bool], base: Amount, each: Amount, choices: int, lifetime: float
     ) -> str | MultipleResults[str]:
         self.made += 1
         name = f"a{self.made}"
-        most = self.most(tenant, base, each, choices)
-        granted = self.books.reserve(Reservation(name, Account(tenant, None, "r"), base, each, choices, lifetime))
+        account = self.account(who[0], keyed=who[1])
+        most = self.most(account, base, each, choices)
+        granted = self.books.reserve(Reservation(name, account, base, each, choices, lifetime))
         assert granted == most
         if not granted:
-            self.lose(self.expired(tenant))
+            self.lose(self.expired(account.tenant))
             return multiple()
-        self.held[name] = Held(
-            tenant,
-            base.nano + granted * each.nano,
-            base.tokens + granted * each.tokens,
-            lifetime,
-            self.clock.now + lifetime,
-        )
+        self.held[name] = Held(account, base + each.times(granted), lifetime, self.clock.now + lifetime)
         return name
 
     @rule(attempt=attempts, more=amounts)
     def extend(self, attempt: str, more: Amount) -> None:
+        more = Amount(more.nano, more.tokens)
         held = self.held.get(attempt)
         if held is None:
             assert not self.books.extend(attempt, more)
             return
         held.expires = max(held.expires, self.clock.now + held.lifetime)
-        fits = self.most(held.tenant, Amount(), more, 1)
+        fits = self.most(held.account, Amount(), more, 1)
         assert self.books.extend(attempt, more) == bool(fits)
         if fits:
-            held.nano, held.tokens = held.nano + more.nano, held.tokens + more.tokens
+            held.amount += more
         else:
-            self.lose(self.expired(held.tenant))
+            self.lose(self.expired(held.account.tenant))
 
     @rule(target=ended, attempt=consumes(attempts), share=st.sampled_from([0.0, 0.5, 1.0]), rows=st.integers(0, 3))
     def settle(self, attempt: str, share: float, rows: int) -> str:
         """Within the reservation, or late: after a sweep nothing more is charged."""
         held = self.held.pop(attempt, None)
-        tenant = held.tenant if held is not None else "free"
-        nano, tokens = (int(held.nano * share), int(held.tokens * share)) if held is not None else (7, 7)
-        each = [draw(f"{attempt}.{i}", nano // rows, tokens // rows) for i in range(rows)]
-        assert self.books.settle(Settlement(attempt, Account(tenant, None, "r"), tuple(each))) is (held is not None)
-        if held is not None and rows:
-            self.charge(tenant, nano // rows * rows, tokens // rows * rows)
+        account = held.account if held is not None else self.account("free", keyed=False)
+        amount = held.amount if held is not None else Amount(7, 7)
+        nano, tokens = int(amount.nano * share), int(amount.tokens * share)
+        each = [draw(f"{attempt}.{i}", nano // rows, tokens // rows, amount.samples // rows) for i in range(rows)]
+        assert self.books.settle(Settlement(attempt, account, tuple(each))) is (held is not None)
+        if held is not None:
+            self.charge(account, sum((line.amount for line in each), Amount()))
         return attempt
 
     @rule(target=ended, attempt=consumes(attempts), beyond=st.integers(1, 500))
     def overshoot(self, attempt: str, beyond: int) -> str:
         held = self.held.pop(attempt, None)
         if held is not None:
-            row = draw(attempt, held.nano + beyond, held.tokens + beyond)
-            self.books.settle(Settlement(attempt, Account(held.tenant, None, "r"), (row,)))
-            self.charge(held.tenant, row.cost_nano, held.tokens + beyond)
-            self.overshot.add(held.tenant)
+            row = draw(attempt, held.amount.nano + beyond, held.amount.tokens + beyond, held.amount.samples)
+            self.books.settle(Settlement(attempt, held.account, (row,)))
+            self.charge(held.account, row.amount)
+            self.overshot.update(scopes(held.account))
         return attempt
 
     @rule(attempt=ended)
     def settle_again(self, attempt: str) -> None:
-        again = Settlement(attempt, Account("free", None, "r"), (draw(attempt, 99, 99),))
+        again = Settlement(attempt, self.account("free", keyed=True), (draw(attempt, 99, 99),))
         assert not self.books.settle(again)
 
     @rule()
     def sweep(self) -> None:
         assert self.books.sweep() == self.lose(self.expired())
 
-    @rule(seconds=st.sampled_from([1, 6, 61, 3600, 100_000]))
+    @rule(seconds=st.sampled_from([1, 6, 61, 3600, 100_000, -3, -90, -90_000]))
     def wait(self, seconds: int) -> None:
+        """Time passes, or the clock is put right."""
         self.clock.now += seconds
 
     @rule(tenant=st.sampled_from(sorted(TENANTS)))
@@ -227,21 +239,23 @@ class LedgerMachine(RuleBasedStateMachine):
 
     @invariant()
     def never_over_the_limit(self) -> None:
-        for row in check(self.books):
-            limit = TENANTS[row.tenant]
-            if row.tenant in self.overshot:
-                continue
-            assert limit.max_nano is None or row.window_spent.nano + row.reserved.nano <= limit.max_nano
-            assert limit.max_tokens is None or row.window_spent.tokens + row.reserved.tokens <= limit.max_tokens
+        for tenant, key in self.keys.items():
+            for scope in scopes(Account(tenant, key, "r")):
+                if scope not in self.overshot:
+                    assert self.fits_now(scope)
+
+    def fits_now(self, scope: str) -> bool:
+        room = self.books.glance(scope).room
+        return min(room.nano, room.tokens, room.samples) >= 0
 
     @invariant()
     def everything_adds_up(self) -> None:
-        rows = check(self.books)
-        assert all(row.ok for row in rows)
-        for row in rows:
-            mine = [held for held in self.held.values() if held.tenant == row.tenant]
-            assert row.reserved == Amount(sum(held.nano for held in mine), sum(held.tokens for held in mine))
-            assert row.spent == self.charged[row.tenant]
+        for row in check(self.books):
+            assert row.ok
+            scope = tenant_scope(row.tenant) if row.key is None else key_scope(row.key)
+            mine = [held.amount for held in self.held.values() if scope in scopes(held.account)]
+            assert row.reserved == sum(mine, Amount())
+            assert row.spent == self.charged.get(scope, Amount())
 
 
 TestLedgerMachine = LedgerMachine.TestCase

@@ -9,8 +9,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from proxy.cli.books import clear_errors, config_option, moment, open_books, read_books
-from proxy.ledger.keys import Key
 from proxy.ledger.store import wall_clock
+from proxy.types import Key
 
 
 @click.group()

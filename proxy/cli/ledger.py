@@ -15,9 +15,9 @@ from rich.table import Table
 from proxy.cli.books import clear_errors, config_option, moment, read_books
 from proxy.evaluation.stats import wilson
 from proxy.ledger.comparing import Comparison, comparisons
-from proxy.ledger.reports import RequestLine, TenantCheck, TenantSheet, check, draw_columns, draws, sheets, verdicts
+from proxy.ledger.reports import RequestLine, Sheet, TenantCheck, check, draw_columns, draws, sheets, verdicts
 from proxy.money import usd
-from proxy.types import JSON
+from proxy.types import JSON, Tenant
 
 _PLAIN_WIDTH = 140
 _LEAST_TEXT = 6
@@ -47,7 +47,7 @@ def show(tenant: str | None, last: int, compare: bool, as_json: bool, config_pat
         if compare:
             _show_compared(comparisons(books, tenant), as_json=as_json)
             return
-        standing = [sheet for sheet in sheets(books) if tenant in (None, sheet.tenant.name)]
+        standing = [sheet for sheet in sheets(books) if tenant in (None, sheet.limits.name)]
         latest = verdicts(books, tenant, last)
     console = _console()
     console.print(_standing(standing))
@@ -121,14 +121,14 @@ def _table(columns: Sequence[str], rows: Iterable[tuple[str, ...]]) -> Table:
     return table
 
 
-def _standing(rows: Iterable[TenantSheet]) -> Table:
+def _standing(rows: Iterable[Sheet[Tenant]]) -> Table:
     columns = ("tenant", ">budget USD", ">window ends", ">spent USD", ">held USD", ">tokens", ">requests", ">draws")
     return _table(
         columns,
         (
             (
-                sheet.tenant.name,
-                "-" if sheet.tenant.max_nano is None else usd(sheet.tenant.max_nano),
+                sheet.limits.name,
+                "-" if sheet.limits.max_nano is None else usd(sheet.limits.max_nano),
                 moment(sheet.window_end)[5:16] or "-",
                 usd(sheet.window_spent.nano),
                 usd(sheet.reserved.nano),

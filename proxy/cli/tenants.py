@@ -16,7 +16,7 @@ from rich.table import Table
 from proxy.cli.books import clear_errors, config_option, moment, open_books, read_books
 from proxy.config import AnswerConfig
 from proxy.errors import NotFound
-from proxy.ledger.reports import TenantSheet, sheets
+from proxy.ledger.reports import Sheet, sheets
 from proxy.ledger.store import MAX_INTEGER
 from proxy.ledger.tenants import TenantChanges
 from proxy.money import nano_usd, usd
@@ -198,13 +198,13 @@ def list_tenants(config_path: Path | None) -> None:
     table = Table("tenant", "budget USD", "spent USD", "tokens", "spent", "window", "state")
     for sheet in found:
         table.add_row(
-            escape(sheet.tenant.name),
-            _money(sheet.tenant.max_nano),
+            escape(sheet.limits.name),
+            _money(sheet.limits.max_nano),
             usd(sheet.window_spent.nano),
-            _number(sheet.tenant.max_tokens),
+            _number(sheet.limits.max_tokens),
             str(sheet.window_spent.tokens),
-            sheet.tenant.duration or "for ever",
-            _state(sheet.tenant),
+            sheet.limits.duration or "for ever",
+            _state(sheet.limits),
         )
     Console().print(table)
 
@@ -216,7 +216,7 @@ def list_tenants(config_path: Path | None) -> None:
 def show(name: str, config_path: Path | None) -> None:
     """Show all of tenant NAME."""
     with read_books(config_path) as books:
-        found = [sheet for sheet in sheets(books) if sheet.tenant.name == name]
+        found = [sheet for sheet in sheets(books) if sheet.limits.name == name]
     if not found:
         raise NotFound(f"there is no tenant {name!r}")
     table = Table(show_header=False)
@@ -225,8 +225,8 @@ def show(name: str, config_path: Path | None) -> None:
     Console().print(table)
 
 
-def _facts(sheet: TenantSheet) -> list[tuple[str, str]]:
-    tenant = sheet.tenant
+def _facts(sheet: Sheet[Tenant]) -> list[tuple[str, str]]:
+    tenant = sheet.limits
     return [
         ("tenant", tenant.name),
         ("state", _state(tenant)),

@@ -1,21 +1,33 @@
 """The account: what each tenant may spend, has reserved and has spent.
 
-Three invariants hold on every store. `spent + reserved <= limit` for every tenant, however many requests run at once.
-Every reservation ends exactly once. At idle nothing is reserved and `spent` is the sum of the ledger's rows.
+Three invariants hold on every store. `spent + reserved <= limit` in every window of every tenant and key, however many
+requests run at once. Every reservation ends exactly once. At idle nothing is reserved and `spent` is the sum of the
+ledger's rows.
 """
 
 from dataclasses import dataclass
 from typing import Protocol
 
-from proxy.types import Account, Tenant
+from proxy.types import Account, Key, Tenant
 
 
 @dataclass(frozen=True, slots=True)
 class Amount:
-    """Money in nano-USD and tokens."""
+    """Money in nano-USD, tokens, and samples."""
 
     nano: int = 0
     tokens: int = 0
+    samples: int = 0
+
+    def __add__(self, other: "Amount") -> "Amount":
+        return Amount(self.nano + other.nano, self.tokens + other.tokens, self.samples + other.samples)
+
+    def __neg__(self) -> "Amount":
+        return Amount(-self.nano, -self.tokens, -self.samples)
+
+    def times(self, count: int) -> "Amount":
+        """So much `count` times."""
+        return Amount(self.nano * count, self.tokens * count, self.samples * count)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +47,10 @@ class Reservation:
 
 @dataclass(frozen=True, slots=True)
 class DrawRow:
-    """One line of the ledger: a draw (or a judge's call), what it took and what it cost in nano-USD."""
+    """One line of the ledger: a draw (or a judge's call), what it took and what it cost in nano-USD.
+
+    `samples` is 1 for a draw, 0 for a call of another purpose, and what was reserved where the end was never told.
+    """
 
     id: str
     purpose: str
@@ -52,6 +67,12 @@ class DrawRow:
     estimated: bool
     finish_reason: str | None
     latency_ms: int
+    samples: int = 0
+
+    @property
+    def amount(self) -> Amount:
+        """What it takes from a budget."""
+        return Amount(self.cost_nano, self.prompt_tokens + self.completion_tokens, self.samples)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +123,7 @@ class Ledger(Protocol):
     """A store of accounts. Every method may be called from any task of one event loop."""
 
     async def reserve(self, reservation: Reservation) -> int:
-        """Reserve for as many of the choices as the tenant's budget holds, in one transaction; returns how many."""
+        """Reserve for as many of the choices as every budget holds, in one transaction; returns how many."""
 
     async def extend(self, attempt: str, more: Amount) -> bool:
         """Add to a reservation if the budget holds it; false changes nothing."""
@@ -116,8 +137,8 @@ class Ledger(Protocol):
     def record(self, row: RequestRow) -> None:
         """Write a request's verdict and its draws' ballots. Never waits."""
 
-    async def authenticate(self, key: str) -> tuple[Tenant, str] | None:
-        """The tenant and the key's public id for a bearer key, or None when it is unknown, revoked or expired."""
+    async def authenticate(self, key: str) -> tuple[Tenant, Key] | None:
+        """The tenant and the key for a bearer key, or None when it is unknown, revoked or expired."""
 
     async def flush(self) -> None:
         """Return when all that was settled and recorded before is durable."""

@@ -9,7 +9,7 @@ from typing import Self
 from proxy.ledger.keys import Keys
 from proxy.ledger.reserving import Reserving
 from proxy.ledger.store import Synchronous, connect, connect_read_only
-from proxy.types import Tenant
+from proxy.types import Limits, Tenant
 
 
 class Books(Reserving, Keys):
@@ -40,9 +40,7 @@ class Books(Reserving, Keys):
     def probe(self) -> None:
         """Write a row, the time of this call, to see that the file takes one. Raises sqlite3.Error."""
         with self.transaction():
-            self._db.execute(
-                "INSERT OR REPLACE INTO meta (name, value) VALUES ('probed_at', ?)", (f"{self.now():.3f}".encode(),)
-            )
+            self._set_meta("probed_at", f"{self.now():.3f}".encode())
 
     def adopt(self, tenants: Sequence[Tenant], keys: Mapping[str, Sequence[str]]) -> None:
         """Take over the configured tenants and their keys, by tenant; the file wins, counters stay.
@@ -62,9 +60,10 @@ class Books(Reserving, Keys):
         if self.row("SELECT 1 FROM tenants WHERE name = ?", tenant.name) is None:
             self._insert(tenant)
         else:
+            self._db.execute("UPDATE tenants SET deleted_at = NULL WHERE name = ?", (tenant.name,))
             self._write(tenant)
 
     def _adopt_keys(self, configured: Iterable[tuple[str, str]]) -> None:
-        self._db.execute("UPDATE keys SET revoked_at = coalesce(revoked_at, ?) WHERE managed", (self.now(),))
+        self._db.execute("UPDATE keys SET revoked_at = coalesce(revoked_at, ?) WHERE managed = 1", (self.now(),))
         for key, tenant in configured:
-            self._insert_key(key, tenant, expires_at=None, managed=True)
+            self._insert_key(key, replace(self._key(key, tenant), managed=True), Limits())

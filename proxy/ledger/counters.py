@@ -1,43 +1,91 @@
-"""What a tenant has spent and reserved, and the budget window that holds now."""
+"""What tenants and keys have spent and reserved, and what is left to them: the one place that computes it.
 
+A tenant is one scope of limits, each of its keys another; what is spent counts in both. A scope has one budget window
+or several, all of which must hold. A row belongs to a window by the time of its settlement, so that any window can be
+added up again.
+"""
+
+import sqlite3
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from proxy.errors import NotFound
 from proxy.ledger import Amount
 from proxy.ledger.store import MAX_INTEGER, Store
+from proxy.types import Account, Budget
 from proxy.windows import window
 
-_SUM = """SELECT coalesce(sum(cost_nano), 0) AS nano, coalesce(sum(prompt_tokens + completion_tokens), 0) AS tokens
-FROM draws WHERE tenant = ? AND window_start = ?"""
+TENANT, KEY = "tenant", "key"
+"""The kinds of scopes, which are also the columns that name them in the rows."""
+
+_SUM = """SELECT coalesce(sum(cost_nano), 0) AS nano, coalesce(sum(prompt_tokens + completion_tokens), 0) AS tokens,
+coalesce(sum(samples), 0) AS samples FROM draws WHERE {kind} = ? AND settled_at >= ? AND settled_at < ?"""
+
+
+def tenant_scope(name: str) -> str:
+    """The scope of a tenant."""
+    return f"{TENANT}:{name}"
+
+
+def key_scope(key_id: str) -> str:
+    """The scope of a key, by its public id."""
+    return f"{KEY}:{key_id}"
+
+
+def scopes(account: Account) -> list[str]:
+    """The scopes that hold for what an account spends, always in the same order."""
+    return [tenant_scope(account.tenant), *([key_scope(account.key)] if account.key else [])]
+
+
+def unknown(scope: str) -> NotFound:
+    """The error that nothing goes by this name."""
+    kind, _, name = scope.partition(":")
+    return NotFound(f"there is no {kind} {name!r}")
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """A budget in the window that holds now. Times are in seconds since 1970."""
+
+    place: int
+    budget: Budget
+    start: float
+    end: float
+    spent: Amount
 
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """One tenant's limits and counters in the window that holds now."""
+    """One scope's counters now."""
 
+    scope: str
     blocked: bool
-    limit: Amount
     spent: Amount
     reserved: Amount
-    window_start: float
+    windows: tuple[Window, ...]
 
     @property
     def room(self) -> Amount:
-        """What may still be reserved; negative after a settlement beyond its reservation."""
-        return Amount(
-            self.limit.nano - self.spent.nano - self.reserved.nano,
-            self.limit.tokens - self.spent.tokens - self.reserved.tokens,
-        )
+        """What may still be reserved, in all windows at once; negative after a settlement beyond its reservation."""
+        rooms = [_room(window, self.reserved) for window in self.windows]
+        return Amount(*(min(getattr(room, kind) for room in rooms) for kind in Amount.__dataclass_fields__))
+
+
+def _room(window: Window, reserved: Amount) -> Amount:
+    budget = window.budget
+    limit = Amount(_limit(budget.max_nano), _limit(budget.max_tokens), _limit(budget.max_samples))
+    return limit + -window.spent + -reserved
 
 
 def affordable(room: Amount, base: Amount, each: Amount, choices: int) -> int:
-    """The largest k up to `choices` with `base + k * each` within `room`, in money and in tokens alike.
+    """The largest k up to `choices` with `base + k * each` within `room`, in money, tokens and samples alike.
 
     What costs nothing is never held back by a limit on it.
     """
     return min(
         _fit(room.nano, base.nano, each.nano, choices),
         _fit(room.tokens, base.tokens, each.tokens, choices),
+        _fit(room.samples, base.samples, each.samples, choices),
     )
 
 
@@ -50,63 +98,108 @@ def _fit(room: int, base: int, each: int, choices: int) -> int:
 
 
 class Counters(Store):
-    """The counters of each tenant. Windows begin lazily: whoever looks first begins the new one."""
+    """The counters of each scope. Windows begin lazily: whoever looks first begins the new one."""
 
-    def standing(self, tenant: str) -> Standing:
-        """Limits and counters now, in the caller's transaction. Raises NotFound."""
-        row = self.row("SELECT * FROM tenants WHERE name = ?", tenant)
+    def standing(self, scope: str) -> Standing:
+        """Counters now, in the caller's transaction; begins windows whose time has come. Raises NotFound."""
+        return self._standing(scope, begin=True)
+
+    def glance(self, scope: str) -> Standing:
+        """The same without a change to the ledger: a window that has not begun is empty. Raises NotFound."""
+        return self._standing(scope, begin=False)
+
+    def window_sum(self, scope: str, start: float, end: float) -> Amount:
+        """What the rows settled from `start` until `end` add up to."""
+        kind, _, name = scope.partition(":")
+        row = self.row(_SUM.format(kind=kind), name, start, end)
+        return Amount(row["nano"], row["tokens"], row["samples"]) if row is not None else Amount()
+
+    def _standing(self, scope: str, *, begin: bool) -> Standing:
+        row = self.row("SELECT * FROM scopes WHERE id = ?", scope)
         if row is None:
-            raise NotFound(f"there is no tenant {tenant!r}")
-        start, _ = window(row["duration"], self.now(), row["window_start"])
-        spent = Amount(row["window_nano"], row["window_tokens"])
-        if start != row["window_start"]:
-            spent = self._begin_window(tenant, start)
+            raise unknown(scope)
+        found = self.rows("SELECT * FROM budgets WHERE scope = ? ORDER BY place", scope).fetchall()
         return Standing(
+            scope=scope,
             blocked=bool(row["blocked"]),
-            limit=Amount(_limit(row["max_nano"]), _limit(row["max_tokens"])),
-            spent=spent,
-            reserved=Amount(row["reserved_nano"], row["reserved_tokens"]),
-            window_start=start,
+            spent=Amount(row["spent_nano"], row["spent_tokens"], row["spent_samples"]),
+            reserved=Amount(row["reserved_nano"], row["reserved_tokens"], row["reserved_samples"]),
+            windows=tuple(self._window(each, begin=begin) for each in found),
         )
 
-    def window_sum(self, tenant: str, start: float) -> Amount:
-        """What the rows charged to the window that began at `start` add up to."""
-        row = self.row(_SUM, tenant, start)
-        return Amount(row["nano"], row["tokens"]) if row is not None else Amount()
+    def _window(self, row: sqlite3.Row, *, begin: bool) -> Window:
+        opened = row["window_start"]
+        start, end = window(row["duration"], self.now(), opened)
+        spent = Amount(row["nano"], row["tokens"], row["samples"])
+        if start != opened:
+            # nothing is charged to it yet, unless the clock was put back into an earlier window
+            spent = self.window_sum(row["scope"], start, end)
+            if begin:
+                self._begin(row["scope"], row["place"], start, spent)
+        return Window(row["place"], budget_of(row), start, end, spent)
 
-    def _begin_window(self, tenant: str, start: float) -> Amount:
-        # nothing is charged to it yet, unless the clock was put back into an earlier window
-        spent = self.window_sum(tenant, start)
+    def _begin(self, scope: str, place: int, start: float, spent: Amount) -> None:
         self._db.execute(
-            "UPDATE tenants SET window_start = ?, window_nano = ?, window_tokens = ? WHERE name = ?",
-            (start, spent.nano, spent.tokens, tenant),
+            "UPDATE budgets SET window_start = ?, nano = ?, tokens = ?, samples = ? WHERE scope = ? AND place = ?",
+            (start, spent.nano, spent.tokens, spent.samples, scope, place),
         )
-        return spent
 
-    def _change_window(self, tenant: str, duration: str | None, opened: float | None) -> None:
-        """Count the tenant's rows again for a window of another length; what was spent in it stays spent."""
-        if opened is None:
-            return
-        start, _ = window(duration, self.now(), opened)
-        self._db.execute(
-            "UPDATE draws SET window_start = ? WHERE tenant = ? AND settled_at >= ?", (start, tenant, start)
-        )
-        self._begin_window(tenant, start)
+    def _set_budgets(self, scope: str, budgets: Iterable[Budget]) -> None:
+        """Give a scope other windows; what was spent in them stays spent, counted again where the length is new."""
+        before = {row["place"]: row for row in self.rows("SELECT * FROM budgets WHERE scope = ?", scope).fetchall()}
+        places = []
+        for place, budget in enumerate(budgets):
+            places.append(place)
+            limits = (budget.duration, budget.max_nano, budget.max_tokens, budget.max_samples)
+            if place not in before:
+                self._db.execute(
+                    "INSERT INTO budgets (scope, place, duration, max_nano, max_tokens, max_samples) "
+                    "VALUES (?, ?, ?, ?, ?, ?)",
+                    (scope, place, *limits),
+                )
+            else:
+                self._db.execute(
+                    "UPDATE budgets SET duration = ?, max_nano = ?, max_tokens = ?, max_samples = ? "
+                    "WHERE scope = ? AND place = ?",
+                    (*limits, scope, place),
+                )
+            opened = before[place]["window_start"] if place in before else None
+            if place in before and before[place]["duration"] == budget.duration:
+                continue
+            start, end = window(budget.duration, self.now(), opened)
+            self._begin(scope, place, start, self.window_sum(scope, start, end))
+        for place in before.keys() - set(places):
+            self._db.execute("DELETE FROM budgets WHERE scope = ? AND place = ?", (scope, place))
 
-    def _reserve(self, tenant: str, more: Amount) -> None:
+    def _reserve(self, scope: str, more: Amount) -> None:
         """Add to what is reserved; take away with a negative amount."""
         self._db.execute(
-            """UPDATE tenants SET reserved_nano = reserved_nano + ?, reserved_tokens = reserved_tokens + ?
-            WHERE name = ?""",
-            (more.nano, more.tokens, tenant),
+            """UPDATE scopes SET reserved_nano = reserved_nano + ?, reserved_tokens = reserved_tokens + ?,
+            reserved_samples = reserved_samples + ? WHERE id = ?""",
+            (more.nano, more.tokens, more.samples, scope),
         )
 
-    def _charge(self, tenant: str, cost: Amount) -> None:
+    def _charge(self, standing: Standing, cost: Amount, held: Amount, moment: float) -> None:
+        """Charge `cost` at `moment`, and let go of what was `held` for it."""
         self._db.execute(
-            """UPDATE tenants SET spent_nano = spent_nano + :nano, spent_tokens = spent_tokens + :tokens,
-            window_nano = window_nano + :nano, window_tokens = window_tokens + :tokens WHERE name = :tenant""",
-            {"nano": cost.nano, "tokens": cost.tokens, "tenant": tenant},
+            """UPDATE scopes SET spent_nano = spent_nano + ?, spent_tokens = spent_tokens + ?,
+            spent_samples = spent_samples + ?, reserved_nano = reserved_nano - ?, reserved_tokens = reserved_tokens - ?,
+            reserved_samples = reserved_samples - ? WHERE id = ?""",
+            (cost.nano, cost.tokens, cost.samples, held.nano, held.tokens, held.samples, standing.scope),
         )
+        # a clock that was put back may have left a window in use that begins later than another one ends
+        places = [window.place for window in standing.windows if window.start <= moment < window.end]
+        if cost != Amount():
+            self._db.executemany(
+                """UPDATE budgets SET nano = nano + ?, tokens = tokens + ?, samples = samples + ?
+                WHERE scope = ? AND place = ?""",
+                [(cost.nano, cost.tokens, cost.samples, standing.scope, place) for place in places],
+            )
+
+
+def budget_of(row: sqlite3.Row) -> Budget:
+    """The limits in a row of `budgets`."""
+    return Budget(row["duration"], row["max_nano"], row["max_tokens"], row["max_samples"])
 
 
 def _limit(value: int | None) -> int:

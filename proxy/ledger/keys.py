@@ -6,12 +6,15 @@ A key has 256 random bits, so a keyed hash (HMAC-SHA256, RFC 2104) is enough: th
 import hmac
 import sqlite3
 from base64 import urlsafe_b64encode
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any, Unpack
 
 from proxy.errors import NotFound, RequestInvalid
+from proxy.ledger.counters import KEY, key_scope
+from proxy.ledger.scopes import LimitChanges, check_limits
 from proxy.ledger.tenants import Tenants
-from proxy.types import Tenant
+from proxy.types import Key, Limits, Tenant
 
 PREFIX = "sk-tally-"
 _KEY_BYTES = 32
@@ -20,21 +23,11 @@ _HINT = 4
 _SHORT = 16
 
 
-@dataclass(frozen=True, slots=True)
-class Key:
-    """What is known of a key. Times are in seconds since 1970; `hint` is its last four characters."""
+class KeyChanges(LimitChanges, total=False):
+    """What may change of a key; the fields of `Key`."""
 
-    id: str
-    tenant: str
-    hint: str
-    created_at: float
+    alias: str | None
     expires_at: float | None
-    revoked_at: float | None
-    managed: bool
-
-    def valid(self, now: float) -> bool:
-        """Whether the key is good at `now`."""
-        return self.revoked_at is None and (self.expires_at is None or now < self.expires_at)
 
 
 class Keys(Tenants):
@@ -49,65 +42,174 @@ class Keys(Tenants):
     ) -> None:
         super().__init__(connection, clock)
         self._token = token
-        self._pepper = pepper
+        self._given = pepper is not None
+        self._peppers: tuple[bytes, ...] = (pepper,) if pepper is not None else ()
 
-    def create_key(self, tenant: str, expires_at: float | None = None) -> str:
+    def create_key(
+        self, tenant: str, expires_at: float | None = None, *, limits: Limits | None = None, alias: str | None = None
+    ) -> str:
         """Make a key and return it; it cannot be shown again. Raises NotFound, or RequestInvalid for a past expiry."""
-        if expires_at is not None and expires_at <= self.now():
-            raise RequestInvalid("the key would have expired already", param="expires_at")
         key = PREFIX + urlsafe_b64encode(self._token(_KEY_BYTES)).rstrip(b"=").decode()
+        made = self._key(key, tenant)
+        self._check_expiry(expires_at)
         with self.transaction():
             self.tenant(tenant)
-            self._insert_key(key, tenant, expires_at=expires_at, managed=False)
+            self._insert_key(key, replace(made, expires_at=expires_at, alias=alias), limits or Limits())
         return key
+
+    def rotate_key(self, key_id: str, grace_s: float = 0.0) -> str:
+        """A new key with all that the old one has, which stays good for `grace_s` seconds more. Raises as `update_key`.
+
+        What the old one has spent is its own: the new one begins with nothing spent.
+        """
+        with self.transaction():
+            old = self._editable_key(key_id)
+            made = self.create_key(old.tenant, old.expires_at, limits=_limits_of(old), alias=old.alias)
+            self._revoke(key_id, self.now() + grace_s)
+        return made
+
+    def update_key(self, key_id: str, **changes: Unpack[KeyChanges]) -> Key:
+        """Change limits and return the key. Raises NotFound, and RequestInvalid for a managed one."""
+        if "expires_at" in changes:
+            self._check_expiry(changes["expires_at"])
+        with self.transaction():
+            key = replace(self._editable_key(key_id), **changes)
+            check_limits(key)
+            self._write_key(key)
+        return key
+
+    def block_key(self, key_id: str, *, blocked: bool = True) -> None:
+        """Let the key spend nothing more, or again. Raises NotFound, and RequestInvalid for a managed one."""
+        with self.transaction():
+            self._write_key(replace(self._editable_key(key_id), blocked=blocked))
 
     def revoke_key(self, key_id: str) -> None:
         """Make a key worthless, by its public id. Raises NotFound, and RequestInvalid for a managed one."""
         with self.transaction():
-            row = self.row("SELECT * FROM keys WHERE id = ?", key_id)
-            if row is None:
-                raise NotFound(f"there is no key {key_id!r}")
-            if row["managed"]:
-                raise RequestInvalid(f"key {key_id!r} comes from the configuration file: remove it there", param="key")
-            self._revoke(key_id)
+            self._editable_key(key_id)
+            self._revoke(key_id, self.now())
+
+    def key(self, key_id: str) -> Key:
+        """One key, by its public id. Raises NotFound."""
+        row = self.row("SELECT * FROM keys WHERE id = ?", key_id)
+        if row is None:
+            raise NotFound(f"there is no key {key_id!r}")
+        return _key_of(row, self.limits(key_scope(key_id)))
 
     def keys(self, tenant: str | None = None) -> list[Key]:
         """The keys of one tenant or of all, oldest first. Raises NotFound for an unknown tenant."""
         if tenant is not None:
             self.tenant(tenant)
+        limits = self.all_limits(KEY)
         rows = self.rows("SELECT * FROM keys WHERE tenant = coalesce(?, tenant) ORDER BY created_at, id", tenant)
-        return [_key_of(row) for row in rows]
+        return [_key_of(row, limits[key_scope(row["id"])]) for row in rows]
 
-    def authenticate(self, key: str) -> tuple[Tenant, str] | None:
-        """The tenant (blocked or not) and the key's public id; None for an unknown, revoked or expired key."""
-        found = self.row("SELECT * FROM keys WHERE digest = ?", self._digest(key))
-        if found is None or not _key_of(found).valid(self.now()):
+    def key_id(self, key: str) -> str:
+        """The public id of a key. Raises NotFound."""
+        found = self._find(key)
+        if found is None:
+            raise NotFound("there is no such key")
+        return str(found["id"])
+
+    def authenticate(self, key: str) -> tuple[Tenant, Key] | None:
+        """The tenant and the key (blocked or not); None for an unknown, revoked or expired key."""
+        found = self._find(key)
+        if found is None:
             return None
-        return self.tenant(found["tenant"]), found["id"]
+        known = _key_of(found, self.limits(key_scope(found["id"])))
+        return (self.tenant(known.tenant), known) if known.valid(self.now()) else None
 
-    def _insert_key(self, key: str, tenant: str, *, expires_at: float | None, managed: bool) -> None:
-        digest = self._digest(key)
+    def rotate_pepper(self) -> None:
+        """Take a new pepper. A key is kept under it from its next use on; until then the pepper before it stays good.
+
+        Keys that are not used until the next rotation are worthless after it. Raises RequestInvalid where the pepper is
+        given from outside.
+        """
+        if self._given:
+            raise RequestInvalid("the pepper of this ledger is given from outside: change it there")
+        with self.transaction():
+            self._set_meta("pepper_before", self._kept_pepper())
+            self._set_meta("pepper", self._token(_KEY_BYTES))
+        self._peppers = ()
+
+    def _check_expiry(self, expires_at: float | None) -> None:
+        if expires_at is not None and expires_at <= self.now():
+            raise RequestInvalid("the key would have expired already", param="expires_at")
+
+    def _editable_key(self, key_id: str) -> Key:
+        key = self.key(key_id)
+        if key.managed:
+            raise RequestInvalid(f"key {key_id!r} comes from the configuration file: edit it there", param="key")
+        return key
+
+    def _key(self, key: str, tenant: str) -> Key:
         # four characters of a short key would be too much of it
         hint = key[-_HINT:] if len(key) >= _SHORT else ""
+        return Key(_public_id(self._digest(key)), tenant, hint, created_at=self.now())
+
+    def _insert_key(self, secret: str, key: Key, limits: Limits) -> None:
+        check_limits(limits)
+        known = self._find(secret)
+        if known is not None:
+            self._db.execute(
+                "UPDATE keys SET tenant = ?, managed = ?, expires_at = ?, revoked_at = NULL WHERE id = ?",
+                (key.tenant, int(key.managed), key.expires_at, known["id"]),
+            )
+            self._write_limits(key_scope(known["id"]), limits)
+            return
         self._db.execute(
-            """INSERT INTO keys (id, digest, tenant, hint, created_at, expires_at, managed)
-            VALUES (?, ?, ?, ?, ?, ?, ?)
-            ON CONFLICT (digest) DO UPDATE SET tenant = excluded.tenant, managed = excluded.managed,
-            expires_at = excluded.expires_at, revoked_at = NULL""",
-            (_public_id(digest), digest, tenant, hint, self.now(), expires_at, managed),
+            """INSERT INTO keys (id, digest, tenant, hint, alias, created_at, expires_at, managed)
+            VALUES (?, ?, ?, ?, ?, ?, ?, ?)""",
+            (
+                key.id,
+                self._digest(secret),
+                key.tenant,
+                key.hint,
+                key.alias,
+                key.created_at,
+                key.expires_at,
+                int(key.managed),
+            ),
+        )
+        self._insert_limits(key_scope(key.id), limits)
+
+    def _write_key(self, key: Key) -> None:
+        self._db.execute("UPDATE keys SET alias = ?, expires_at = ? WHERE id = ?", (key.alias, key.expires_at, key.id))
+        self._write_limits(key_scope(key.id), key)
+
+    def _revoke(self, key_id: str, moment: float) -> None:
+        self._db.execute(
+            "UPDATE keys SET revoked_at = ? WHERE id = ? AND (revoked_at IS NULL OR revoked_at > ?)",
+            (moment, key_id, moment),
         )
 
-    def _revoke(self, key_id: str) -> None:
-        self._db.execute("UPDATE keys SET revoked_at = coalesce(revoked_at, ?) WHERE id = ?", (self.now(), key_id))
+    def _find(self, key: str) -> sqlite3.Row | None:
+        """The row of a key, which is from now on kept under the newest pepper."""
+        newest, *before = self._digests(key)
+        found = self.row("SELECT * FROM keys WHERE digest = ?", newest)
+        for digest in before if found is None else ():
+            found = self.row("SELECT * FROM keys WHERE digest = ?", digest)
+            if found is not None:
+                with self.transaction():
+                    self._db.execute("UPDATE keys SET digest = ? WHERE id = ?", (newest, found["id"]))
+        return found
 
     def _digest(self, key: str) -> bytes:
-        if self._pepper is None:
-            self._pepper = self._kept_pepper()
-        return hmac.digest(self._pepper, key.encode("utf-8", "surrogatepass"), "sha256")
+        return self._digests(key)[0]
+
+    def _digests(self, key: str) -> list[bytes]:
+        """The key under the pepper in use and, after a rotation, under the one before it."""
+        if not self._peppers:
+            before = self.row("SELECT value FROM meta WHERE name = 'pepper_before'")
+            self._peppers = (self._kept_pepper(), *([bytes(before["value"])] if before is not None else []))
+        return [hmac.digest(pepper, key.encode("utf-8", "surrogatepass"), "sha256") for pepper in self._peppers]
 
     def _kept_pepper(self) -> bytes:
         with self.transaction():
-            self._db.execute("INSERT OR IGNORE INTO meta VALUES ('pepper', ?)", (self._token(_KEY_BYTES),))
+            self._db.execute(
+                "INSERT INTO meta (name, value) VALUES ('pepper', ?) ON CONFLICT (name) DO NOTHING",
+                (self._token(_KEY_BYTES),),
+            )
             row = self.row("SELECT value FROM meta WHERE name = 'pepper'")
         return bytes(row["value"]) if row is not None else b""
 
@@ -116,13 +218,19 @@ def _public_id(digest: bytes) -> str:
     return "key_" + digest.hex()[:_ID_DIGITS]
 
 
-def _key_of(row: sqlite3.Row) -> Key:
+def _limits_of(key: Key) -> Limits:
+    return Limits(**{name: getattr(key, name) for name in Limits.__dataclass_fields__})
+
+
+def _key_of(row: sqlite3.Row, limits: Mapping[str, Any]) -> Key:
     return Key(
         id=row["id"],
         tenant=row["tenant"],
         hint=row["hint"],
+        alias=row["alias"],
         created_at=row["created_at"],
         expires_at=row["expires_at"],
         revoked_at=row["revoked_at"],
         managed=bool(row["managed"]),
+        **limits,
     )

@@ -6,21 +6,26 @@ Every report is one view of the ledger, taken while writers go on.
 import sqlite3
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import groupby
 from math import inf
+from operator import itemgetter
+from typing import Generic, TypeVar
 
 from proxy.ledger import Amount
+from proxy.ledger.counters import KEY, TENANT, Standing, key_scope, tenant_scope
+from proxy.ledger.keys import Keys
+from proxy.ledger.scopes import Scopes
 from proxy.ledger.store import Store
-from proxy.ledger.tenants import tenant_of
-from proxy.types import JSON, Tenant
+from proxy.types import JSON, Key, Tenant
 from proxy.windows import window
 
-_ROWS = """SELECT coalesce(sum(cost_nano), 0) AS nano,
-coalesce(sum(prompt_tokens + completion_tokens), 0) AS tokens,
-coalesce(sum(CASE WHEN window_start = ?2 THEN cost_nano END), 0) AS window_nano,
-coalesce(sum(CASE WHEN window_start = ?2 THEN prompt_tokens + completion_tokens END), 0) AS window_tokens,
-count(*) AS draws FROM draws WHERE tenant = ?1"""
-_HELD = "SELECT coalesce(sum(nano), 0) AS nano, coalesce(sum(tokens), 0) AS tokens FROM reservations WHERE tenant = ?"
-_COUNTS = "SELECT (SELECT count(*) FROM requests WHERE tenant = ?1), (SELECT count(*) FROM draws WHERE tenant = ?1)"
+L = TypeVar("L", Tenant, Key)
+
+_ROWS = """SELECT coalesce(sum(cost_nano), 0) AS nano, coalesce(sum(prompt_tokens + completion_tokens), 0) AS tokens,
+coalesce(sum(samples), 0) AS samples FROM draws WHERE {kind} = ?"""
+_HELD = """SELECT coalesce(sum(nano), 0) AS nano, coalesce(sum(tokens), 0) AS tokens,
+coalesce(sum(samples), 0) AS samples FROM reservations WHERE {kind} = ?"""
+_COUNT = "SELECT count(*) AS number FROM {table} WHERE {kind} = ?"
 _VERDICT = """requests.recorded_at, requests.strategy, requests.status AS request_status, requests.winner,
 requests.answer, requests.first_answer, requests.confidence, requests.reason"""
 _DRAWS = f"""SELECT draws.*, {_VERDICT} FROM draws
@@ -30,22 +35,31 @@ WHERE draws.tenant = coalesce(?, draws.tenant) ORDER BY draws.number"""  # noqa:
 
 @dataclass(frozen=True, slots=True)
 class TenantCheck:
-    """One tenant's counters beside what its rows and reservations add up to."""
+    """A tenant's counters, or those of one of its keys, beside what its rows and reservations add up to.
+
+    `windows` are the counters of each budget window in use, `window_rows` what was settled in them.
+    """
 
     tenant: str
+    key: str | None
     spent: Amount
     ledger: Amount
-    window_spent: Amount
-    window_ledger: Amount
+    windows: tuple[Amount, ...]
+    window_rows: tuple[Amount, ...]
     reserved: Amount
     reservations: Amount
 
     @property
+    def window_spent(self) -> Amount:
+        """The counters of the first window."""
+        return self.windows[0]
+
+    @property
     def disagreements(self) -> tuple[str, ...]:
         """The names of what does not agree."""
-        pairs = {
+        pairs: dict[str, tuple[object, object]] = {
             "spent": (self.spent, self.ledger),
-            "window": (self.window_spent, self.window_ledger),
+            "window": (self.windows, self.window_rows),
             "reserved": (self.reserved, self.reservations),
         }
         return tuple(name for name, (counter, total) in pairs.items() if counter != total)
@@ -56,39 +70,52 @@ class TenantCheck:
         return not self.disagreements
 
     def as_json(self) -> JSON:
-        """The check as JSON: totals since the tenant was made, and those of the window in use."""
-        return {
-            "tenant": self.tenant,
-            "spent_nano_usd": self.spent.nano,
-            "reserved_nano_usd": self.reserved.nano,
-            "ledger_nano_usd": self.ledger.nano,
-            "reservations_nano_usd": self.reservations.nano,
-            "window_spent_nano_usd": self.window_spent.nano,
-            "window_ledger_nano_usd": self.window_ledger.nano,
-            "spent_tokens": self.spent.tokens,
-            "reserved_tokens": self.reserved.tokens,
-            "ledger_tokens": self.ledger.tokens,
-            "reservations_tokens": self.reservations.tokens,
-            "window_spent_tokens": self.window_spent.tokens,
-            "window_ledger_tokens": self.window_ledger.tokens,
-            "ok": self.ok,
-        }
+        """The check as JSON: totals since the tenant was made, and those of the windows in use."""
+        found: JSON = {"tenant": self.tenant, "key": self.key, "ok": self.ok}
+        totals = {"spent": self.spent, "reserved": self.reserved, "ledger": self.ledger}
+        totals |= {"reservations": self.reservations}
+        for name, amount in totals.items():
+            found |= {f"{name}_{unit}": value for unit, value in _units(amount).items()}
+        found["windows"] = [
+            {"spent": _units(spent), "ledger": _units(rows)}
+            for spent, rows in zip(self.windows, self.window_rows, strict=True)
+        ]
+        return found
 
 
 @dataclass(frozen=True, slots=True)
-class TenantSheet:
-    """Where a tenant stands. `window_end` is in seconds since 1970; None when the budget is for ever.
+class Sheet(Generic[L]):
+    """Where a tenant, or one of its keys, stands.
 
-    A fixed window that is not in use ends as if it began now.
+    A window that is over counts as empty before a new one begins; a fixed one that is not in use ends as if it began
+    now.
     """
 
-    tenant: Tenant
-    window_end: float | None
-    window_spent: Amount
-    reserved: Amount
-    spent: Amount
+    limits: L
+    standing: Standing
     requests: int
     draws: int
+
+    @property
+    def window_end(self) -> float | None:
+        """When the first window ends, in seconds since 1970; None when its budget is for ever."""
+        end = self.standing.windows[0].end
+        return None if end == inf else end
+
+    @property
+    def window_spent(self) -> Amount:
+        """What was spent in the first window."""
+        return self.standing.windows[0].spent
+
+    @property
+    def reserved(self) -> Amount:
+        """What is reserved."""
+        return self.standing.reserved
+
+    @property
+    def spent(self) -> Amount:
+        """What was ever spent."""
+        return self.standing.spent
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,16 +140,25 @@ class RequestLine:
     latency_ms: int
 
 
-def check(store: Store) -> list[TenantCheck]:
-    """Add everything up again, tenant by tenant."""
-    with store.reading():
-        return [_check(store, row) for row in store.rows("SELECT * FROM tenants ORDER BY name").fetchall()]
+def check(scopes: Scopes) -> list[TenantCheck]:
+    """Add everything up again, tenant by tenant, each followed by its keys."""
+    with scopes.reading():
+        names = scopes.rows("SELECT name FROM tenants ORDER BY name").fetchall()
+        owned = scopes.rows("SELECT tenant, id FROM keys ORDER BY tenant, created_at, id").fetchall()
+        keys = {tenant: [row["id"] for row in rows] for tenant, rows in groupby(owned, itemgetter("tenant"))}
+        return [_check(scopes, row["name"], key) for row in names for key in (None, *keys.get(row["name"], ()))]
 
 
-def sheets(store: Store) -> list[TenantSheet]:
-    """Where every tenant stands now, by name. A window that is over counts as empty before a new one begins."""
-    with store.reading():
-        return [_sheet(store, row) for row in store.rows("SELECT * FROM tenants ORDER BY name").fetchall()]
+def sheets(books: Keys) -> list[Sheet[Tenant]]:
+    """Where every tenant stands now, by name."""
+    with books.reading():
+        return [_sheet(books, tenant_scope(tenant.name), tenant) for tenant in books.tenants()]
+
+
+def key_sheets(books: Keys, tenant: str | None = None) -> list[Sheet[Key]]:
+    """Where every key stands now, of one tenant or of all. Raises NotFound."""
+    with books.reading():
+        return [_sheet(books, key_scope(key.id), key) for key in books.keys(tenant)]
 
 
 def verdicts(store: Store, tenant: str | None = None, limit: int = 20) -> list[RequestLine]:
@@ -130,7 +166,7 @@ def verdicts(store: Store, tenant: str | None = None, limit: int = 20) -> list[R
     columns = [name if name != "request" else "id AS request" for name in RequestLine.__dataclass_fields__]
     rows = store.rows(
         f"SELECT {', '.join(columns)} FROM requests WHERE tenant = coalesce(?, tenant) "  # noqa: S608 - columns of our own
-        "ORDER BY recorded_at DESC, rowid DESC LIMIT ?",
+        "ORDER BY recorded_at DESC, id DESC LIMIT ?",
         tenant,
         limit,
     )
@@ -149,31 +185,43 @@ def draw_columns(store: Store) -> list[str]:
     return [column[0] for column in store.rows(_DRAWS + " LIMIT 0", None).description]
 
 
-def _check(store: Store, row: sqlite3.Row) -> TenantCheck:
-    total = store.rows(_ROWS, row["name"], row["window_start"]).fetchone()
-    held = store.rows(_HELD, row["name"]).fetchone()
+def _check(scopes: Scopes, tenant: str, key: str | None) -> TenantCheck:
+    kind, name = (TENANT, tenant) if key is None else (KEY, key)
+    scope = f"{kind}:{name}"
+    counters = scopes.row("SELECT * FROM scopes WHERE id = ?", scope)
+    windows = scopes.rows("SELECT * FROM budgets WHERE scope = ? ORDER BY place", scope).fetchall()
     return TenantCheck(
-        tenant=row["name"],
-        spent=Amount(row["spent_nano"], row["spent_tokens"]),
-        ledger=Amount(total["nano"], total["tokens"]),
-        window_spent=Amount(row["window_nano"], row["window_tokens"]),
-        window_ledger=Amount(total["window_nano"], total["window_tokens"]),
-        reserved=Amount(row["reserved_nano"], row["reserved_tokens"]),
-        reservations=Amount(held["nano"], held["tokens"]),
+        tenant=tenant,
+        key=key,
+        spent=_amount(counters, "spent_"),
+        ledger=_amount(scopes.row(_ROWS.format(kind=kind), name)),
+        windows=tuple(_amount(row) for row in windows),
+        window_rows=tuple(_in_use(scopes, scope, row) for row in windows),
+        reserved=_amount(counters, "reserved_"),
+        reservations=_amount(scopes.row(_HELD.format(kind=kind), name)),
     )
 
 
-def _sheet(store: Store, row: sqlite3.Row) -> TenantSheet:
+def _in_use(scopes: Scopes, scope: str, row: sqlite3.Row) -> Amount:
+    """What the rows say of the window that a row of `budgets` counts, over or not."""
     opened = row["window_start"]
-    start, end = window(row["duration"], store.now(), opened)
-    current = start == opened
-    counts = store.rows(_COUNTS, row["name"]).fetchone()
-    return TenantSheet(
-        tenant=tenant_of(row),
-        window_end=None if end == inf else end,
-        window_spent=Amount(row["window_nano"], row["window_tokens"]) if current else Amount(),
-        reserved=Amount(row["reserved_nano"], row["reserved_tokens"]),
-        spent=Amount(row["spent_nano"], row["spent_tokens"]),
-        requests=counts[0],
-        draws=counts[1],
-    )
+    if opened is None:
+        return Amount()
+    start, end = window(row["duration"], opened, opened)
+    return scopes.window_sum(scope, start, end)
+
+
+def _amount(row: sqlite3.Row | None, prefix: str = "") -> Amount:
+    return Amount() if row is None else Amount(*(row[prefix + kind] for kind in Amount.__dataclass_fields__))
+
+
+def _units(amount: Amount) -> JSON:
+    return {"nano_usd": amount.nano, "tokens": amount.tokens, "samples": amount.samples}
+
+
+def _sheet(books: Keys, scope: str, limits: L) -> Sheet[L]:
+    kind, _, name = scope.partition(":")
+    counts = [
+        books.rows(_COUNT.format(table=table, kind=kind), name).fetchone()["number"] for table in ("requests", "draws")
+    ]
+    return Sheet(limits, books.glance(scope), *counts)

@@ -9,14 +9,16 @@ from collections.abc import Iterable
 from dataclasses import astuple, fields
 
 from proxy.ledger import Amount, DrawRow, RequestRow, Reservation, Settlement
-from proxy.ledger.counters import Counters, affordable
+from proxy.ledger.counters import Counters, Standing, affordable, scopes
+from proxy.types import Account
 
-_CHARGED = ("tenant", "key", "request", "attempt", "settled_at", "window_start")
+_CHARGED = ("tenant", "key", "request", "attempt", "settled_at")
 _DRAW = [f'"{name}"' for name in (*_CHARGED, *(field.name for field in fields(DrawRow)))]
 _INSERT_DRAW = f"INSERT INTO draws ({', '.join(_DRAW)}) VALUES ({', '.join('?' * len(_DRAW))})"  # noqa: S608 - names of our own
 _VERDICT = [field.name for field in fields(RequestRow) if field.name not in ("account", "ballots")]
-_INSERT_REQUEST = f"""INSERT OR REPLACE INTO requests (tenant, key, id, recorded_at, {", ".join(_VERDICT)})
-VALUES (?, ?, ?, ?, {", ".join("?" * len(_VERDICT))})"""  # noqa: S608 - names of our own
+_INSERT_REQUEST = f"""INSERT INTO requests (tenant, key, id, recorded_at, {", ".join(_VERDICT)})
+VALUES (?, ?, ?, ?, {", ".join("?" * len(_VERDICT))}) ON CONFLICT (tenant, id) DO UPDATE SET
+{", ".join(f"{name} = excluded.{name}" for name in ("key", "recorded_at", *_VERDICT))}"""  # noqa: S608 - names of our own
 _UPDATE_BALLOT = """UPDATE draws SET label = ?, score = ?, mean_logprob = ?
 WHERE request = ? AND tenant = ? AND id = ?"""
 
@@ -28,24 +30,24 @@ class Reserving(Counters):
     """The hot path. Every method is one transaction, or a step of the caller's."""
 
     def reserve(self, reservation: Reservation) -> int:
-        """Reserve for the most choices that the budget holds; returns how many. A blocked tenant gets none.
+        """Reserve for the most choices that every budget holds; returns how many. Who is blocked gets none.
 
-        Raises NotFound for an unknown tenant, ValueError for an attempt that is reserved already.
+        Raises NotFound for an unknown tenant or key, ValueError for an attempt that is reserved already.
         """
-        tenant = reservation.account.tenant
+        account = reservation.account
         with self.transaction():
-            granted = self._affordable(tenant, reservation.base, reservation.each, reservation.choices)
+            granted = self._affordable(account, reservation.base, reservation.each, reservation.choices)
             if granted:
                 self._hold(reservation, granted)
             else:
                 # makes no room now, for it charges what was reserved; but the next window is free of it
-                self.sweep(tenant)
+                self.sweep(account.tenant)
         return granted
 
     def extend(self, attempt: str, more: Amount) -> bool:
-        """Add to a reservation, and to its life, if the budget holds it; false adds nothing."""
+        """Add to a reservation, and to its life, if the budgets hold it; false adds nothing."""
         with self.transaction():
-            held = self.row("SELECT tenant, lifetime FROM reservations WHERE attempt = ?", attempt)
+            held = self.row("SELECT * FROM reservations WHERE attempt = ?", attempt)
             if held is None:
                 return False
             # its own life begins anew first, so that the sweep leaves it alone
@@ -53,10 +55,12 @@ class Reserving(Counters):
                 "UPDATE reservations SET expires_at = max(expires_at, ?) WHERE attempt = ?",
                 (self.now() + held["lifetime"], attempt),
             )
-            if not self._affordable(held["tenant"], Amount(), more, 1):
-                self.sweep(held["tenant"])
+            account = _account(held)
+            if not self._affordable(account, Amount(), more, 1):
+                self.sweep(account.tenant)
                 return False
-            self._reserve(held["tenant"], more)
+            for scope in scopes(account):
+                self._reserve(scope, more)
             self._db.execute(
                 "UPDATE reservations SET nano = nano + ?, tokens = tokens + ? WHERE attempt = ?",
                 (more.nano, more.tokens, attempt),
@@ -96,18 +100,23 @@ class Reserving(Counters):
         with self.transaction():
             return self._lose(list(self.rows("SELECT * FROM reservations")))
 
-    def _affordable(self, tenant: str, base: Amount, each: Amount, choices: int) -> int:
-        standing = self.standing(tenant)
-        return 0 if standing.blocked else affordable(standing.room, base, each, choices)
+    def _affordable(self, account: Account, base: Amount, each: Amount, choices: int) -> int:
+        standings = self._standings(account)
+        if any(standing.blocked for standing in standings):
+            return 0
+        return min(affordable(standing.room, base, each, choices) for standing in standings)
+
+    def _standings(self, account: Account) -> list[Standing]:
+        return [self.standing(scope) for scope in scopes(account)]
 
     def _hold(self, reservation: Reservation, choices: int) -> None:
-        account, base, each = reservation.account, reservation.base, reservation.each
-        amount = Amount(base.nano + choices * each.nano, base.tokens + choices * each.tokens)
+        account, base = reservation.account, reservation.base
+        amount = base + reservation.each.times(choices)
         try:
             self._db.execute(
                 """INSERT INTO reservations
-                (attempt, tenant, key, request, nano, tokens, prompt_tokens, lifetime, expires_at)
-                VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)""",
+                (attempt, tenant, key, request, nano, tokens, samples, prompt_tokens, lifetime, expires_at)
+                VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)""",
                 (
                     reservation.attempt,
                     account.tenant,
@@ -115,6 +124,7 @@ class Reserving(Counters):
                     account.request,
                     amount.nano,
                     amount.tokens,
+                    amount.samples,
                     base.tokens,
                     reservation.lifetime,
                     self.now() + reservation.lifetime,
@@ -122,26 +132,29 @@ class Reserving(Counters):
             )
         except sqlite3.IntegrityError as error:
             raise ValueError(f"attempt {reservation.attempt!r} is reserved already") from error
-        self._reserve(account.tenant, amount)
+        for scope in scopes(account):
+            self._reserve(scope, amount)
 
     def _end(self, held: sqlite3.Row, rows: tuple[DrawRow, ...]) -> None:
-        tenant, attempt = held["tenant"], held["attempt"]
-        start = self.standing(tenant).window_start
+        account, attempt = _account(held), held["attempt"]
+        standings = self._standings(account)
+        # never before the windows that it is charged to, also where the clock was put back
+        moment = max([self.now(), *(window.start for standing in standings for window in standing.windows)])
         self._db.execute("DELETE FROM reservations WHERE attempt = ?", (attempt,))
-        self._reserve(tenant, Amount(-held["nano"], -held["tokens"]))
-        if not rows:
-            return
-        cost = Amount(
-            sum(row.cost_nano for row in rows), sum(row.prompt_tokens + row.completion_tokens for row in rows)
-        )
-        self._charge(tenant, cost)
-        account = (tenant, held["key"], held["request"], attempt, self.now(), start)
-        self._db.executemany(_INSERT_DRAW, [(*account, *_storable(astuple(row))) for row in rows])
+        cost = sum((row.amount for row in rows), Amount())
+        for standing in standings:
+            self._charge(standing, cost, Amount(held["nano"], held["tokens"], held["samples"]), moment)
+        told = (account.tenant, account.key, account.request, attempt, moment)
+        self._db.executemany(_INSERT_DRAW, [(*told, *_storable(astuple(row))) for row in rows])
 
     def _lose(self, reservations: list[sqlite3.Row]) -> int:
         for held in reservations:
             self._end(held, (_lost(held),))
         return len(reservations)
+
+
+def _account(held: sqlite3.Row) -> Account:
+    return Account(held["tenant"], held["key"], held["request"])
 
 
 def _lost(held: sqlite3.Row) -> DrawRow:
@@ -161,6 +174,7 @@ def _lost(held: sqlite3.Row) -> DrawRow:
         estimated=True,
         finish_reason=None,
         latency_ms=0,
+        samples=held["samples"],
     )
 
 

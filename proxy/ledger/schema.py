@@ -129,6 +129,79 @@ def _m008_trials(db: "Database") -> None:
     db.table("tenants").add_column("shadow", int, not_null_default=0)
 
 
+def _m009_scopes(db: "Database") -> None:
+    """Limits and counters of tenants and keys alike, with any number of windows, and samples as a third kind."""
+    limits = {"soft_nano": int, "rpm_limit": int, "tpm_limit": int, "max_parallel": int, "models": str}
+    limits |= {"strategies": str, "strategy": str, "max_samples": int, "max_rounds": int, "max_request_nano": int}
+    ways = {"scale_until": str, "on_exhausted": str, "blocked": int}
+    counters = {f"{state}_{kind}": int for state in ("spent", "reserved") for kind in ("nano", "tokens", "samples")}
+    db.table("scopes").create(
+        {"id": str} | limits | ways | counters,
+        pk="id",
+        not_null={"id", *ways, *counters},
+        defaults={"scale_until": "hard", "on_exhausted": "single"} | dict.fromkeys(["blocked", *counters], 0),
+        strict=True,
+    )
+    budget = {"duration": str, "max_nano": int, "max_tokens": int, "max_samples": int, "window_start": float}
+    spent = {"nano": int, "tokens": int, "samples": int}
+    db.table("budgets").create(
+        {"scope": str, "place": int} | budget | spent,
+        pk=("scope", "place"),
+        foreign_keys=[("scope", "scopes", "id")],
+        not_null={"scope", "place", *spent},
+        defaults=dict.fromkeys(spent, 0),
+        strict=True,
+    )
+    db.table("draws").add_column("samples", int, not_null_default=0)
+    db.table("reservations").add_column("samples", int, not_null_default=0)
+    db.table("keys").add_column("alias", str)
+    db.table("tenants").add_column("alias", str)
+    db.table("tenants").add_column("deleted_at", float)
+    for statement in _SCOPES.split(";"):
+        db.execute(statement)
+
+
+_SCOPES = """
+UPDATE draws SET samples = (purpose = 'draw'), settled_at = max(settled_at, window_start);
+DROP INDEX idx_draws_tenant_window_start;
+CREATE INDEX idx_draws_tenant_settled_at ON draws (tenant, settled_at);
+CREATE INDEX idx_draws_key_settled_at ON draws (key, settled_at);
+INSERT INTO scopes (id, rpm_limit, models, strategy, max_samples, max_request_nano, blocked, spent_nano, spent_tokens,
+    spent_samples, reserved_nano, reserved_tokens)
+SELECT 'tenant:' || name, rpm_limit, models, strategy, max_samples, max_request_nano, blocked, spent_nano, spent_tokens,
+    (SELECT coalesce(sum(samples), 0) FROM draws WHERE tenant = name), reserved_nano, reserved_tokens FROM tenants;
+INSERT INTO budgets (scope, place, duration, max_nano, max_tokens, window_start, nano, tokens, samples)
+SELECT 'tenant:' || name, 0, duration, max_nano, max_tokens, window_start, window_nano, window_tokens,
+    (SELECT coalesce(sum(samples), 0) FROM draws WHERE tenant = name AND draws.window_start = tenants.window_start)
+    FROM tenants;
+INSERT INTO scopes (id, spent_nano, spent_tokens, spent_samples, reserved_nano, reserved_tokens)
+SELECT 'key:' || id, (SELECT coalesce(sum(cost_nano), 0) FROM draws WHERE key = keys.id),
+    (SELECT coalesce(sum(prompt_tokens + completion_tokens), 0) FROM draws WHERE key = keys.id),
+    (SELECT coalesce(sum(samples), 0) FROM draws WHERE key = keys.id),
+    (SELECT coalesce(sum(nano), 0) FROM reservations WHERE key = keys.id),
+    (SELECT coalesce(sum(tokens), 0) FROM reservations WHERE key = keys.id) FROM keys;
+INSERT INTO budgets (scope, place, window_start, nano, tokens, samples)
+SELECT id, 0, 0.0, spent_nano, spent_tokens, spent_samples FROM scopes WHERE id LIKE 'key:%';
+ALTER TABLE draws DROP COLUMN window_start;
+ALTER TABLE tenants DROP COLUMN max_nano;
+ALTER TABLE tenants DROP COLUMN max_tokens;
+ALTER TABLE tenants DROP COLUMN duration;
+ALTER TABLE tenants DROP COLUMN rpm_limit;
+ALTER TABLE tenants DROP COLUMN models;
+ALTER TABLE tenants DROP COLUMN strategy;
+ALTER TABLE tenants DROP COLUMN max_samples;
+ALTER TABLE tenants DROP COLUMN max_request_nano;
+ALTER TABLE tenants DROP COLUMN blocked;
+ALTER TABLE tenants DROP COLUMN spent_nano;
+ALTER TABLE tenants DROP COLUMN spent_tokens;
+ALTER TABLE tenants DROP COLUMN reserved_nano;
+ALTER TABLE tenants DROP COLUMN reserved_tokens;
+ALTER TABLE tenants DROP COLUMN window_start;
+ALTER TABLE tenants DROP COLUMN window_nano;
+ALTER TABLE tenants DROP COLUMN window_tokens
+"""
+
+
 MIGRATIONS: tuple[Callable[["Database"], None], ...] = (
     _m001_tenants,
     _m002_keys,
@@ -138,6 +211,7 @@ MIGRATIONS: tuple[Callable[["Database"], None], ...] = (
     _m006_questions,
     _m007_answers,
     _m008_trials,
+    _m009_scopes,
 )
 
 
@@ -149,9 +223,12 @@ def version(connection: sqlite3.Connection) -> int:
     return number
 
 
-def migrate(connection: sqlite3.Connection) -> None:
-    """Bring the tables up to date, in one transaction. The connection is in autocommit (`isolation_level=None`)."""
-    if version(connection) >= len(MIGRATIONS):
+def migrate(connection: sqlite3.Connection, target: int = len(MIGRATIONS)) -> None:
+    """Bring the tables to version `target`, unless they are there, in one transaction.
+
+    The connection is in autocommit (`isolation_level=None`).
+    """
+    if version(connection) >= target:
         return
     # it takes a fifth of a second to import, which a server on an existing ledger need not pay
     from sqlite_utils import Database
@@ -161,7 +238,7 @@ def migrate(connection: sqlite3.Connection) -> None:
     try:
         table = db.table("migrations")
         table.create({"number": int, "name": str}, pk="number", if_not_exists=True)
-        for number, change in enumerate(MIGRATIONS[version(connection) :], version(connection) + 1):
+        for number, change in enumerate(MIGRATIONS[version(connection) : target], version(connection) + 1):
             change(db)
             table.insert({"number": number, "name": change.__name__.lstrip("_")})
         connection.execute("COMMIT")

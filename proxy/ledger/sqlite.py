@@ -11,7 +11,7 @@ from proxy.ledger.books import Books
 from proxy.ledger.lock import ServerLock
 from proxy.ledger.store import Synchronous, database_path
 from proxy.ledger.writer import Answer, Operation, Writer
-from proxy.types import Tenant
+from proxy.types import Key, Tenant
 
 T = TypeVar("T")
 
@@ -80,8 +80,8 @@ class SqliteLedger:
         """Write a request's verdict and its draws' ballots. Never waits."""
         self._writer.submit(Operation(lambda books: books.record(row), kept=True))
 
-    async def authenticate(self, key: str) -> tuple[Tenant, str] | None:
-        """The tenant and the key's public id, or None when the key is unknown, revoked or expired."""
+    async def authenticate(self, key: str) -> tuple[Tenant, Key] | None:
+        """The tenant and the key, or None when the key is unknown, revoked or expired."""
         return await self.run(lambda books: books.authenticate(key))
 
     async def run(self, work: Callable[[Books], T]) -> T:

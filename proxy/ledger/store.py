@@ -133,6 +133,12 @@ class Store:
         row: sqlite3.Row | None = self._db.execute(sql, values).fetchone()
         return row
 
+    def _set_meta(self, name: str, value: bytes) -> None:
+        self._db.execute(
+            "INSERT INTO meta (name, value) VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value = excluded.value",
+            (name, value),
+        )
+
     def now(self) -> float:
         """The time, in seconds since 1970."""
         return self._clock()

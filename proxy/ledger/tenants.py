@@ -2,58 +2,56 @@
 
 import json
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, fields, replace
-from typing import Any, TypedDict, Unpack
+from typing import Any, Unpack
 
 from proxy.errors import NotFound, RequestInvalid
-from proxy.ledger.counters import Counters
-from proxy.ledger.store import MAX_INTEGER
-from proxy.types import STRATEGIES, AnswerSpec, StrategyName, Tenant
-from proxy.windows import parse_duration
+from proxy.ledger.counters import TENANT, tenant_scope
+from proxy.ledger.scopes import LimitChanges, Scopes, mistakes
+from proxy.types import AnswerSpec, Limits, Tenant
 
-_FIELDS = [field.name for field in fields(Tenant)]
+_LIMITS = {field.name for field in fields(Limits)}
+_FIELDS = [field.name for field in fields(Tenant) if field.name not in _LIMITS]
 _OPTIONS = frozenset(field.name for field in fields(AnswerSpec))
-_SET = ", ".join(f"{name} = ?" for name in _FIELDS)
+_INSERT = f"INSERT INTO tenants (created_at, {', '.join(_FIELDS)}) VALUES (?, {', '.join('?' * len(_FIELDS))})"  # noqa: S608 - our own names
+_UPDATE = f"UPDATE tenants SET {', '.join(f'{name} = ?' for name in _FIELDS)} WHERE name = ?"  # noqa: S608 - our own names
 _NAME_LENGTH = 256
 
 
-class TenantChanges(TypedDict, total=False):
+class TenantChanges(LimitChanges, total=False):
     """What may change of a tenant; the fields of `Tenant`."""
 
-    max_nano: int | None
-    max_tokens: int | None
-    duration: str | None
-    rpm_limit: int | None
-    models: tuple[str, ...] | None
-    strategy: StrategyName | None
-    max_samples: int | None
-    max_request_nano: int | None
+    alias: str | None
     answer: AnswerSpec | None
     scale_fraction: float | None
     shadow: bool
 
 
-class Tenants(Counters):
-    """The tenants' table."""
+class Tenants(Scopes):
+    """The tenants' table. A tenant that was deleted is not found, and its rows stay in the ledger."""
 
     def tenant(self, name: str) -> Tenant:
         """One tenant. Raises NotFound."""
-        row = self.row("SELECT * FROM tenants WHERE name = ?", name)
+        row = self.row("SELECT * FROM tenants WHERE name = ? AND deleted_at IS NULL", name)
         if row is None:
             raise NotFound(f"there is no tenant {name!r}")
-        return tenant_of(row)
+        return tenant_of(row, self.limits(tenant_scope(name)))
 
     def tenants(self) -> list[Tenant]:
         """All of them, by name."""
-        return [tenant_of(row) for row in self.rows("SELECT * FROM tenants ORDER BY name")]
+        limits = self.all_limits(TENANT)
+        found = self.rows("SELECT * FROM tenants WHERE deleted_at IS NULL ORDER BY name")
+        return [tenant_of(row, limits[tenant_scope(row["name"])]) for row in found]
 
     def add_tenant(self, tenant: Tenant) -> None:
-        """Add a tenant. Raises RequestInvalid when its name is taken or a limit makes no sense."""
+        """Add a tenant. Raises RequestInvalid when its name is or was taken, or a limit makes no sense."""
         _validate(tenant)
         with self.transaction():
-            if self.row("SELECT 1 FROM tenants WHERE name = ?", tenant.name) is not None:
-                raise RequestInvalid(f"there is a tenant {tenant.name!r} already", param="name")
+            taken = self.row("SELECT deleted_at FROM tenants WHERE name = ?", tenant.name)
+            if taken is not None:
+                state = "already" if taken["deleted_at"] is None else "that was deleted, and its rows are kept"
+                raise RequestInvalid(f"there is a tenant {tenant.name!r} {state}", param="name")
             self._insert(tenant)
 
     def update_tenant(self, name: str, **changes: Unpack[TenantChanges]) -> Tenant:
@@ -72,6 +70,16 @@ class Tenants(Counters):
         """Let the tenant spend again. Raises NotFound, and RequestInvalid for a managed one."""
         self._set_blocked(name, blocked=False)
 
+    def delete_tenant(self, name: str) -> None:
+        """End a tenant and its keys for ever; what is in flight settles. Raises as `block` does."""
+        with self.transaction():
+            self._write(replace(self._editable(name), blocked=True))
+            self._db.execute("UPDATE tenants SET deleted_at = ? WHERE name = ?", (self.now(), name))
+            self._db.execute(
+                "UPDATE keys SET revoked_at = ? WHERE tenant = ? AND (revoked_at IS NULL OR revoked_at > ?)",
+                (self.now(), name, self.now()),
+            )
+
     def _set_blocked(self, name: str, *, blocked: bool) -> None:
         with self.transaction():
             self._write(replace(self._editable(name), blocked=blocked))
@@ -83,35 +91,24 @@ class Tenants(Counters):
         return tenant
 
     def _insert(self, tenant: Tenant) -> None:
-        self._db.execute(
-            f"INSERT INTO tenants (created_at, {', '.join(_FIELDS)}) VALUES (?, {', '.join('?' * len(_FIELDS))})",  # noqa: S608 - our own names
-            (self.now(), *_values(tenant)),
-        )
+        self._db.execute(_INSERT, (self.now(), *_values(tenant)))
+        self._insert_limits(tenant_scope(tenant.name), tenant)
 
     def _write(self, tenant: Tenant) -> None:
-        before = self.row("SELECT duration, window_start FROM tenants WHERE name = ?", tenant.name)
-        self._db.execute(f"UPDATE tenants SET {_SET} WHERE name = ?", (*_values(tenant), tenant.name))  # noqa: S608 - our own names
-        if before is not None and before["duration"] != tenant.duration:
-            self._change_window(tenant.name, tenant.duration, before["window_start"])
+        self._db.execute(_UPDATE, (*_values(tenant), tenant.name))
+        self._write_limits(tenant_scope(tenant.name), tenant)
 
 
-def tenant_of(row: sqlite3.Row) -> Tenant:
-    """The tenant in a row that holds all of its columns."""
+def tenant_of(row: sqlite3.Row, limits: Mapping[str, Any]) -> Tenant:
+    """The tenant in a row that holds all of its columns, with its limits."""
     return Tenant(
         name=row["name"],
-        max_nano=row["max_nano"],
-        max_tokens=row["max_tokens"],
-        duration=row["duration"],
-        rpm_limit=row["rpm_limit"],
-        models=None if row["models"] is None else tuple(json.loads(row["models"])),
-        strategy=row["strategy"],
-        max_samples=row["max_samples"],
-        max_request_nano=row["max_request_nano"],
+        alias=row["alias"],
         answer=None if row["answer"] is None else _answer(row["answer"]),
-        blocked=bool(row["blocked"]),
         managed=bool(row["managed"]),
         scale_fraction=row["scale_fraction"],
         shadow=bool(row["shadow"]),
+        **limits,
     )
 
 
@@ -124,8 +121,8 @@ def _answer(text: str) -> AnswerSpec:
 
 def _values(tenant: Tenant) -> list[object]:
     values = {name: getattr(tenant, name) for name in _FIELDS}
-    values["models"] = None if tenant.models is None else json.dumps(tenant.models)
     values["answer"] = None if tenant.answer is None else json.dumps(asdict(tenant.answer))
+    values |= {name: int(values[name]) for name in ("managed", "shadow")}
     return list(values.values())
 
 
@@ -135,19 +132,9 @@ def _validate(tenant: Tenant) -> None:
 
 
 def _mistakes(tenant: Tenant) -> Iterator[tuple[str, str]]:
-    if not 0 < len(tenant.name) <= _NAME_LENGTH or not tenant.name.isprintable():
-        yield "name", f"must be 1 to {_NAME_LENGTH} printable characters"
-    limits = {"max_nano": 0, "max_tokens": 0, "rpm_limit": 1, "max_samples": 1, "max_request_nano": 0}
-    for param, least in limits.items():
-        value = getattr(tenant, param)
-        if value is not None and not least <= value <= MAX_INTEGER:
-            yield param, f"must be a whole number from {least} to {MAX_INTEGER}"
+    for param, text in (("name", tenant.name), ("alias", tenant.alias)):
+        if text is not None and not (0 < len(text) <= _NAME_LENGTH and text.isprintable()):
+            yield param, f"must be 1 to {_NAME_LENGTH} printable characters"
     if tenant.scale_fraction is not None and not 0 <= tenant.scale_fraction <= 1:
         yield "scale_fraction", "must be from 0 to 1"
-    if tenant.strategy is not None and tenant.strategy not in STRATEGIES:
-        yield "strategy", f"must be one of {', '.join(STRATEGIES)}"
-    if tenant.duration is not None:
-        try:
-            parse_duration(tenant.duration)
-        except ValueError as error:
-            yield "duration", f"is wrong: {error}"
+    yield from mistakes(tenant)
