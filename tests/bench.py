@@ -13,7 +13,8 @@ from proxy.core.batch import Batch
 from proxy.core.strategies import batch_for
 from proxy.drawing import Drawer
 from proxy.engine import Engine
-from proxy.ledger.reports import RequestLine, TenantCheck, check, draws, verdicts
+from proxy.ledger.checking import TenantCheck, check
+from proxy.ledger.reports import RequestLine, draws, verdicts
 from proxy.ledger.sqlite import SqliteLedger
 from proxy.metering import Meter
 from proxy.purse import Purse

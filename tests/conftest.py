@@ -1,8 +1,12 @@
 """What all tests share."""
 
+from collections.abc import Iterator
+
 import pytest
 import structlog
 from hypothesis import settings
+
+from tests.postgres import NewDatabase, databases
 
 # machines that run tests are shared: how long an example takes says nothing
 settings.register_profile("tally", deadline=None)
@@ -21,3 +25,10 @@ def _quiet_logs() -> None:
     structlog.configure(
         processors=[structlog.processors.JSONRenderer()], logger_factory=structlog.ReturnLoggerFactory()
     )
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[NewDatabase]:
+    """A real Postgres, started when the first test asks for it."""
+    with databases() as make:
+        yield make

@@ -13,7 +13,7 @@ from openai import AsyncOpenAI, OpenAI
 from proxy.app import Tally
 from proxy.config import parse_config
 from proxy.ledger.books import Books
-from proxy.ledger.reports import TenantCheck, check
+from proxy.ledger.checking import TenantCheck, check
 from proxy.ledger.store import database_path, wall_clock
 from proxy.money import Rates
 

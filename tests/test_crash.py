@@ -7,7 +7,7 @@ from pathlib import Path
 import httpx
 
 from proxy.ledger.books import Books
-from proxy.ledger.reports import TenantCheck, check
+from proxy.ledger.checking import TenantCheck, check
 from tests.fake_upstream import FakeUpstream, Reply
 from tests.process import serving
 from tests.served import KEY, RATES, configuration

@@ -12,6 +12,7 @@ from multiprocessing.queues import Queue
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import anyio
 import pytest
@@ -21,8 +22,10 @@ from hypothesis import strategies as st
 from proxy.errors import ConfigError, LedgerUnavailable, NotFound, RequestInvalid
 from proxy.ledger import Amount, Ballot, DrawRow, Ledger, RequestRow, Reservation, Settlement
 from proxy.ledger.books import Books
+from proxy.ledger.checking import check
 from proxy.ledger.counters import affordable
-from proxy.ledger.reports import check, draw_columns, draws, key_sheets, sheets, verdicts
+from proxy.ledger.postgres import PostgresBooks
+from proxy.ledger.reports import draw_columns, draws, key_sheets, sheets, verdicts
 from proxy.ledger.schema import MIGRATIONS, migrate, version
 from proxy.ledger.sqlite import SqliteLedger
 from proxy.ledger.store import database_path
@@ -97,10 +100,16 @@ def clock() -> SimpleNamespace:
     return SimpleNamespace(now=NOON)
 
 
-@pytest.fixture
-def books(clock: SimpleNamespace) -> Iterator[Books]:
+@pytest.fixture(params=["sqlite", "postgres"])
+def books(clock: SimpleNamespace, request: pytest.FixtureRequest) -> Iterator[Books]:
+    """Empty books on each of the stores: what is asked of one holds for both."""
     numbers = count(1)
-    opened = Books.open(None, clock=lambda: float(clock.now), token=lambda n: next(numbers).to_bytes(n, "big"))
+    how: Any = {"clock": lambda: float(clock.now), "token": lambda n: next(numbers).to_bytes(n, "big")}
+    if request.param == "sqlite":
+        opened = Books.open(None, **how)
+    else:
+        opened = PostgresBooks.open_url(request.getfixturevalue("postgres")(), **how)
+        opened.take_part()
     yield opened
     opened.close()
 

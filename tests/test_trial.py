@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import sqlite3
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -336,22 +335,6 @@ def test_a_tenant_is_kept_with_its_trial(books: Books) -> None:
     assert books.update_tenant("acme", scale_fraction=None, shadow=False) == Tenant("acme") == books.tenant("acme")
     with pytest.raises(RequestInvalid, match="scale_fraction must be from 0 to 1"):
         books.update_tenant("acme", scale_fraction=-0.1)
-
-
-def test_a_ledger_from_before_trials_scales_everything(tmp_path: Path) -> None:
-    path = tmp_path / "tally.db"
-    books = Books.open(path, clock=wall_clock)
-    books.add_tenant(Tenant("acme"))
-    books.close()
-    older = sqlite3.connect(path)
-    older.executescript(
-        "ALTER TABLE tenants DROP COLUMN scale_fraction; ALTER TABLE tenants DROP COLUMN shadow;"
-        "DELETE FROM migrations WHERE number = 8"
-    )
-    older.close()
-    books = Books.open(path, clock=wall_clock)
-    assert books.tenant("acme") == Tenant("acme")
-    books.close()
 
 
 def run(group: Any, folder: Path, *words: str) -> Result:

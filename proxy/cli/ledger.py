@@ -14,8 +14,9 @@ from rich.table import Table
 
 from proxy.cli.books import clear_errors, config_option, moment, read_books
 from proxy.evaluation.stats import wilson
+from proxy.ledger.checking import TenantCheck, check
 from proxy.ledger.comparing import Comparison, comparisons
-from proxy.ledger.reports import RequestLine, Sheet, TenantCheck, check, draw_columns, draws, sheets, verdicts
+from proxy.ledger.reports import RequestLine, Sheet, draw_columns, draws, sheets, verdicts
 from proxy.money import usd
 from proxy.types import JSON, Tenant
 

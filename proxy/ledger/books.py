@@ -1,6 +1,6 @@
 """The books: the whole ledger on one SQLite connection, without a thread or an event loop."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from secrets import token_bytes
@@ -36,6 +36,9 @@ class Books(Reserving, Keys):
     def open_read_only(cls, path: Path | None, *, clock: Callable[[], float]) -> Self:
         """Open an existing file to read, also beside a running server. Raises ConfigError."""
         return cls(connect_read_only(path), clock, token_bytes)
+
+    def lock(self, tenants: Collection[str]) -> None:
+        """Say whose counters the transaction will change. SQLite locks the whole file anyway."""
 
     def probe(self) -> None:
         """Write a row, the time of this call, to see that the file takes one. Raises sqlite3.Error."""

@@ -6,8 +6,8 @@ from proxy.ledger.store import Store
 
 # a place whose draw was lost and made again has several rows, of which one is the sample that came
 _COMPARED = """SELECT requests.tenant, requests.model, requests.strategy, count(*) AS requests,
-sum(requests.answer != requests.first_answer) AS differing, sum(requests.cost_nano) AS cost_nano,
-sum(first.nano) AS first_nano
+sum(CASE WHEN requests.answer <> requests.first_answer THEN 1 ELSE 0 END) AS differing,
+CAST(sum(requests.cost_nano) AS BIGINT) AS cost_nano, CAST(sum(first.nano) AS BIGINT) AS first_nano
 FROM requests JOIN (
     SELECT tenant, request, max(cost_nano) AS nano FROM draws
     WHERE purpose = 'draw' AND "index" = 0 AND status IN ('ok', 'cut') GROUP BY tenant, request

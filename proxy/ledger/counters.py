@@ -5,12 +5,12 @@ or several, all of which must hold. A row belongs to a window by the time of its
 added up again.
 """
 
-import sqlite3
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 from proxy.errors import NotFound
 from proxy.ledger import Amount
+from proxy.ledger.database import Row
 from proxy.ledger.store import MAX_INTEGER, Store
 from proxy.types import Account, Budget
 from proxy.windows import window
@@ -18,8 +18,13 @@ from proxy.windows import window
 TENANT, KEY = "tenant", "key"
 """The kinds of scopes, which are also the columns that name them in the rows."""
 
-_SUM = """SELECT coalesce(sum(cost_nano), 0) AS nano, coalesce(sum(prompt_tokens + completion_tokens), 0) AS tokens,
-coalesce(sum(samples), 0) AS samples FROM draws WHERE {kind} = ? AND settled_at >= ? AND settled_at < ?"""
+SUMS = ", ".join(
+    f"CAST(coalesce(sum({what}), 0) AS BIGINT) AS {name}"
+    for name, what in {"nano": "cost_nano", "tokens": "prompt_tokens + completion_tokens", "samples": "samples"}.items()
+)
+"""What rows take from a budget, added up."""
+
+_SUM = f"""SELECT {SUMS} FROM draws WHERE {{kind}} = ? AND settled_at >= ? AND settled_at < ?"""  # noqa: S608 - columns of our own
 
 
 def tenant_scope(name: str) -> str:
@@ -115,7 +120,7 @@ class Counters(Store):
         return Amount(row["nano"], row["tokens"], row["samples"]) if row is not None else Amount()
 
     def _standing(self, scope: str, *, begin: bool) -> Standing:
-        row = self.row("SELECT * FROM scopes WHERE id = ?", scope)
+        row = self.row(f"SELECT * FROM scopes WHERE id = ?{self._db.locking if begin else ''}", scope)  # noqa: S608 - our own words
         if row is None:
             raise unknown(scope)
         found = self.rows("SELECT * FROM budgets WHERE scope = ? ORDER BY place", scope).fetchall()
@@ -127,21 +132,22 @@ class Counters(Store):
             windows=tuple(self._window(each, begin=begin) for each in found),
         )
 
-    def _window(self, row: sqlite3.Row, *, begin: bool) -> Window:
+    def _window(self, row: Row, *, begin: bool) -> Window:
         opened = row["window_start"]
         start, end = window(row["duration"], self.now(), opened)
         spent = Amount(row["nano"], row["tokens"], row["samples"])
-        if start != opened:
+        if (start, end) != (opened, row["window_end"]):
             # nothing is charged to it yet, unless the clock was put back into an earlier window
             spent = self.window_sum(row["scope"], start, end)
             if begin:
-                self._begin(row["scope"], row["place"], start, spent)
+                self._begin(row["scope"], row["place"], (start, end), spent)
         return Window(row["place"], budget_of(row), start, end, spent)
 
-    def _begin(self, scope: str, place: int, start: float, spent: Amount) -> None:
+    def _begin(self, scope: str, place: int, times: tuple[float, float], spent: Amount) -> None:
         self._db.execute(
-            "UPDATE budgets SET window_start = ?, nano = ?, tokens = ?, samples = ? WHERE scope = ? AND place = ?",
-            (start, spent.nano, spent.tokens, spent.samples, scope, place),
+            """UPDATE budgets SET window_start = ?, window_end = ?, nano = ?, tokens = ?, samples = ?
+            WHERE scope = ? AND place = ?""",
+            (*times, spent.nano, spent.tokens, spent.samples, scope, place),
         )
 
     def _set_budgets(self, scope: str, budgets: Iterable[Budget]) -> None:
@@ -166,8 +172,8 @@ class Counters(Store):
             opened = before[place]["window_start"] if place in before else None
             if place in before and before[place]["duration"] == budget.duration:
                 continue
-            start, end = window(budget.duration, self.now(), opened)
-            self._begin(scope, place, start, self.window_sum(scope, start, end))
+            times = window(budget.duration, self.now(), opened)
+            self._begin(scope, place, times, self.window_sum(scope, *times))
         for place in before.keys() - set(places):
             self._db.execute("DELETE FROM budgets WHERE scope = ? AND place = ?", (scope, place))
 
@@ -197,7 +203,7 @@ class Counters(Store):
             )
 
 
-def budget_of(row: sqlite3.Row) -> Budget:
+def budget_of(row: Row) -> Budget:
     """The limits in a row of `budgets`."""
     return Budget(row["duration"], row["max_nano"], row["max_tokens"], row["max_samples"])
 

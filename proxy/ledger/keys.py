@@ -4,7 +4,6 @@ A key has 256 random bits, so a keyed hash (HMAC-SHA256, RFC 2104) is enough: th
 """
 
 import hmac
-import sqlite3
 from base64 import urlsafe_b64encode
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -12,6 +11,7 @@ from typing import Any, Unpack
 
 from proxy.errors import NotFound, RequestInvalid
 from proxy.ledger.counters import KEY, key_scope
+from proxy.ledger.database import Database, Row
 from proxy.ledger.scopes import LimitChanges, check_limits
 from proxy.ledger.tenants import Tenants
 from proxy.types import Key, Limits, Tenant
@@ -35,7 +35,7 @@ class Keys(Tenants):
 
     def __init__(
         self,
-        connection: sqlite3.Connection,
+        connection: Database,
         clock: Callable[[], float],
         token: Callable[[int], bytes],
         pepper: bytes | None = None,
@@ -183,7 +183,7 @@ class Keys(Tenants):
             (moment, key_id, moment),
         )
 
-    def _find(self, key: str) -> sqlite3.Row | None:
+    def _find(self, key: str) -> Row | None:
         """The row of a key, which is from now on kept under the newest pepper."""
         newest, *before = self._digests(key)
         found = self.row("SELECT * FROM keys WHERE digest = ?", newest)
@@ -222,7 +222,7 @@ def _limits_of(key: Key) -> Limits:
     return Limits(**{name: getattr(key, name) for name in Limits.__dataclass_fields__})
 
 
-def _key_of(row: sqlite3.Row, limits: Mapping[str, Any]) -> Key:
+def _key_of(row: Row, limits: Mapping[str, Any]) -> Key:
     return Key(
         id=row["id"],
         tenant=row["tenant"],

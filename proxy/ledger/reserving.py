@@ -4,12 +4,13 @@ Every reservation ends once: by its settlement, which charges the rows, or by a 
 nobody knows what the provider billed.
 """
 
-import sqlite3
 from collections.abc import Iterable
 from dataclasses import astuple, fields
+from typing import Any
 
 from proxy.ledger import Amount, DrawRow, RequestRow, Reservation, Settlement
 from proxy.ledger.counters import Counters, Standing, affordable, scopes
+from proxy.ledger.database import Row
 from proxy.types import Account
 
 _CHARGED = ("tenant", "key", "request", "attempt", "settled_at")
@@ -27,7 +28,12 @@ LOST = "lost"
 
 
 class Reserving(Counters):
-    """The hot path. Every method is one transaction, or a step of the caller's."""
+    """The hot path. Every method is one transaction, or a step of the caller's.
+
+    `owner` names the process whose reservations these are.
+    """
+
+    owner: str = ""
 
     def reserve(self, reservation: Reservation) -> int:
         """Reserve for the most choices that every budget holds; returns how many. Who is blocked gets none.
@@ -52,8 +58,8 @@ class Reserving(Counters):
                 return False
             # its own life begins anew first, so that the sweep leaves it alone
             self._db.execute(
-                "UPDATE reservations SET expires_at = max(expires_at, ?) WHERE attempt = ?",
-                (self.now() + held["lifetime"], attempt),
+                "UPDATE reservations SET expires_at = ? WHERE attempt = ? AND expires_at < ?",
+                (self.now() + held["lifetime"], attempt, self.now() + held["lifetime"]),
             )
             account = _account(held)
             if not self._affordable(account, Amount(), more, 1):
@@ -79,11 +85,11 @@ class Reserving(Counters):
     def record(self, row: RequestRow) -> None:
         """Write a verdict, and the ballots beside the draws that are settled."""
         account = row.account
-        verdict = _storable(getattr(row, name) for name in _VERDICT)
+        verdict = storable(getattr(row, name) for name in _VERDICT)
         with self.transaction():
             self._db.execute(_INSERT_REQUEST, (account.tenant, account.key, account.request, self.now(), *verdict))
             for ballot in row.ballots:
-                said = _storable((ballot.label, ballot.score, ballot.mean_logprob))
+                said = storable((ballot.label, ballot.score, ballot.mean_logprob))
                 self._db.execute(_UPDATE_BALLOT, (*said, account.request, account.tenant, ballot.draw))
 
     def sweep(self, tenant: str | None = None) -> int:
@@ -112,30 +118,30 @@ class Reserving(Counters):
     def _hold(self, reservation: Reservation, choices: int) -> None:
         account, base = reservation.account, reservation.base
         amount = base + reservation.each.times(choices)
-        try:
-            self._db.execute(
-                """INSERT INTO reservations
-                (attempt, tenant, key, request, nano, tokens, samples, prompt_tokens, lifetime, expires_at)
-                VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)""",
-                (
-                    reservation.attempt,
-                    account.tenant,
-                    account.key,
-                    account.request,
-                    amount.nano,
-                    amount.tokens,
-                    amount.samples,
-                    base.tokens,
-                    reservation.lifetime,
-                    self.now() + reservation.lifetime,
-                ),
-            )
-        except sqlite3.IntegrityError as error:
-            raise ValueError(f"attempt {reservation.attempt!r} is reserved already") from error
+        made = self._db.execute(
+            """INSERT INTO reservations
+            (attempt, tenant, key, request, nano, tokens, samples, prompt_tokens, lifetime, expires_at, owner)
+            VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (attempt) DO NOTHING""",
+            (
+                reservation.attempt,
+                account.tenant,
+                account.key,
+                account.request,
+                amount.nano,
+                amount.tokens,
+                amount.samples,
+                base.tokens,
+                reservation.lifetime,
+                self.now() + reservation.lifetime,
+                self.owner,
+            ),
+        )
+        if not made.rowcount:
+            raise ValueError(f"attempt {reservation.attempt!r} is reserved already")
         for scope in scopes(account):
             self._reserve(scope, amount)
 
-    def _end(self, held: sqlite3.Row, rows: tuple[DrawRow, ...]) -> None:
+    def _end(self, held: Row, rows: tuple[DrawRow, ...]) -> None:
         account, attempt = _account(held), held["attempt"]
         standings = self._standings(account)
         # never before the windows that it is charged to, also where the clock was put back
@@ -145,19 +151,19 @@ class Reserving(Counters):
         for standing in standings:
             self._charge(standing, cost, Amount(held["nano"], held["tokens"], held["samples"]), moment)
         told = (account.tenant, account.key, account.request, attempt, moment)
-        self._db.executemany(_INSERT_DRAW, [(*told, *_storable(astuple(row))) for row in rows])
+        self._db.executemany(_INSERT_DRAW, [(*told, *storable(astuple(row))) for row in rows])
 
-    def _lose(self, reservations: list[sqlite3.Row]) -> int:
+    def _lose(self, reservations: list[Row]) -> int:
         for held in reservations:
             self._end(held, (_lost(held),))
         return len(reservations)
 
 
-def _account(held: sqlite3.Row) -> Account:
+def _account(held: Row) -> Account:
     return Account(held["tenant"], held["key"], held["request"])
 
 
-def _lost(held: sqlite3.Row) -> DrawRow:
+def _lost(held: Row) -> DrawRow:
     return DrawRow(
         id=held["attempt"],
         purpose=LOST,
@@ -178,6 +184,13 @@ def _lost(held: sqlite3.Row) -> DrawRow:
     )
 
 
-def _storable(values: Iterable[object]) -> tuple[object, ...]:
-    # a provider's JSON may hold half a surrogate pair, which has no place in UTF-8
-    return tuple(value.encode(errors="replace").decode() if isinstance(value, str) else value for value in values)
+def storable(values: Iterable[Any]) -> tuple[Any, ...]:
+    """The same values as a database takes them."""
+    return tuple(_storable(value) for value in values)
+
+
+def _storable(value: object) -> object:
+    if isinstance(value, bool):
+        return int(value)
+    # a provider's JSON may hold half a surrogate pair, which has no place in UTF-8, or a NUL, which Postgres has not
+    return value.encode(errors="replace").decode().replace("\x00", "\ufffd") if isinstance(value, str) else value

@@ -12,15 +12,14 @@ SHOWING = ("dynscaling", "sp1", "sp2", "sp3", "multi_round")
 # how sp3 has a model grade itself is on another scale than a verifier's scores
 _SCORE = "CASE WHEN requests.strategy <> 'sp3' THEN draws.score END"
 # a draw that was lost, cut or cancelled has no finish_reason; one that was told to the vote may have a label alone
-_SAMPLES = f"""SELECT requests.tenant, requests.id, requests.model, %s AS question,
+_SAMPLES = f"""SELECT requests.tenant, requests.id, requests.model, requests.question,
 draws.label, draws.completion_tokens, {_SCORE}, draws.mean_logprob FROM requests
 JOIN draws ON draws.tenant = requests.tenant AND draws.request = requests.id
 WHERE draws.purpose = 'draw' AND (draws.finish_reason IS NOT NULL OR draws.label IS NOT NULL)
 AND (draws.round = 1 OR requests.strategy NOT IN ({", ".join("?" * len(SHOWING))}))
 AND requests.tenant = coalesce(?, requests.tenant) AND requests.model = coalesce(?, requests.model)
 AND requests.strategy = coalesce(?, requests.strategy) AND requests.recorded_at >= coalesce(?, requests.recorded_at)
-ORDER BY requests.recorded_at, requests.rowid, draws."index", draws.number"""  # noqa: S608 - columns of our own
-_COLUMN = "SELECT 1 FROM pragma_table_info('requests') WHERE name = 'question'"
+ORDER BY requests.recorded_at, requests.id, draws."index", draws.number"""  # noqa: S608 - columns of our own
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,9 +56,8 @@ def recorded(
     `since` is in seconds since 1970. What the ledger charged for nothing (lost or cancelled draws, judges) is left out.
     """
     with store.reading():
-        question = "requests.question" if store.row(_COLUMN) else "NULL"
-        rows = store.rows(_SAMPLES % question, *SHOWING, tenant, model, strategy, since)
+        rows = store.stream(_SAMPLES, *SHOWING, tenant, model, strategy, since)
         for (payer, request), drawn in groupby(rows, key=lambda row: (row["tenant"], row["id"])):
             lines = list(drawn)
-            samples = tuple(RecordedSample(*tuple(line)[4:]) for line in lines)
+            samples = tuple(RecordedSample(*(line[place] for place in range(4, 8))) for line in lines)
             yield RecordedRequest(payer, request, lines[0]["model"], lines[0]["question"], samples)

@@ -143,6 +143,7 @@ def _m009_scopes(db: "Database") -> None:
         strict=True,
     )
     budget = {"duration": str, "max_nano": int, "max_tokens": int, "max_samples": int, "window_start": float}
+    budget |= {"window_end": float}
     spent = {"nano": int, "tokens": int, "samples": int}
     db.table("budgets").create(
         {"scope": str, "place": int} | budget | spent,
@@ -154,6 +155,7 @@ def _m009_scopes(db: "Database") -> None:
     )
     db.table("draws").add_column("samples", int, not_null_default=0)
     db.table("reservations").add_column("samples", int, not_null_default=0)
+    db.table("reservations").add_column("owner", str, not_null_default="")
     db.table("keys").add_column("alias", str)
     db.table("tenants").add_column("alias", str)
     db.table("tenants").add_column("deleted_at", float)

@@ -1,13 +1,13 @@
 """The limits of tenants and keys: kept in one table, checked by one set of rules."""
 
 import json
-import sqlite3
 from collections.abc import Iterator
 from dataclasses import fields
 from typing import Any, TypedDict
 
 from proxy.errors import RequestInvalid
 from proxy.ledger.counters import Counters, budget_of, unknown
+from proxy.ledger.database import Row
 from proxy.ledger.store import MAX_INTEGER
 from proxy.types import STRATEGIES, Budget, Limits, OnExhausted, ScaleUntil, StrategyName
 from proxy.windows import parse_duration
@@ -67,7 +67,7 @@ class Scopes(Counters):
 
     def all_limits(self, kind: str) -> dict[str, dict[str, Any]]:
         """The same of all scopes of a kind, by scope."""
-        windows: dict[str, list[sqlite3.Row]] = {}
+        windows: dict[str, list[Row]] = {}
         for row in self.rows("SELECT * FROM budgets WHERE scope LIKE ? ORDER BY scope, place", f"{kind}:%"):
             windows.setdefault(row["scope"], []).append(row)
         found = self.rows("SELECT * FROM scopes WHERE id LIKE ?", f"{kind}:%")
@@ -82,7 +82,7 @@ class Scopes(Counters):
         self._set_budgets(scope, limits.windows)
 
 
-def limits_of(row: sqlite3.Row, budgets: list[sqlite3.Row]) -> dict[str, Any]:
+def limits_of(row: Row, budgets: list[Row]) -> dict[str, Any]:
     """The limits in a row of `scopes` and its rows of `budgets`, by the names of `Limits`."""
     found: dict[str, Any] = {name: row[name] for name in _COLUMNS}
     for name in _LISTS:

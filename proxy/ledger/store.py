@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from proxy.errors import ConfigError, Problem
+from proxy.ledger.database import Cursor, Database, Row, SqliteDatabase
 from proxy.ledger.schema import MIGRATIONS, migrate, version
 
 MAX_INTEGER = 2**63 - 1
@@ -30,7 +31,7 @@ def database_path(url: str) -> Path | None:
     return None if name in ("", ":memory:") else Path(name)
 
 
-def connect(path: Path | None, *, synchronous: Synchronous = "FULL", busy_s: float = 5.0) -> sqlite3.Connection:
+def connect(path: Path | None, *, synchronous: Synchronous = "FULL", busy_s: float = 5.0) -> SqliteDatabase:
     """Open the file, which is made where it is missing, with its tables up to date. None: a database in memory.
 
     `busy_s` is how long, in seconds, a transaction waits for another writer. Raises ConfigError.
@@ -49,7 +50,7 @@ def connect(path: Path | None, *, synchronous: Synchronous = "FULL", busy_s: flo
     return connection
 
 
-def connect_read_only(path: Path | None, *, busy_s: float = 5.0) -> sqlite3.Connection:
+def connect_read_only(path: Path | None, *, busy_s: float = 5.0) -> SqliteDatabase:
     """Open an existing file to read alone, also while a server writes to it. Raises ConfigError."""
     if path is None:
         raise ConfigError([Problem("sqlite://", "", "is in the memory of its server, no one else can read it")])
@@ -68,17 +69,22 @@ def connect_read_only(path: Path | None, *, busy_s: float = 5.0) -> sqlite3.Conn
     return connection
 
 
-def _connection(name: str, busy_s: float) -> sqlite3.Connection:
+def _connection(name: str, busy_s: float) -> SqliteDatabase:
     # one thread at a time uses it, and not always the one that opened it
     return sqlite3.connect(
-        name, timeout=busy_s, isolation_level=None, check_same_thread=False, uri=name.startswith("file:")
+        name,
+        timeout=busy_s,
+        isolation_level=None,
+        check_same_thread=False,
+        uri=name.startswith("file:"),
+        factory=SqliteDatabase,
     )
 
 
 class Store:
     """An open ledger and the wall clock, in seconds since 1970. Not safe for two threads at once."""
 
-    def __init__(self, connection: sqlite3.Connection, clock: Callable[[], float]) -> None:
+    def __init__(self, connection: Database, clock: Callable[[], float]) -> None:
         self._db = connection
         self._clock = clock
 
@@ -89,8 +95,7 @@ class Store:
             with self._step():
                 yield
             return
-        # IMMEDIATE: what is read here is still true when it is written
-        self._db.execute("BEGIN IMMEDIATE")
+        self._db.begin()
         try:
             yield
             self._db.execute("COMMIT")
@@ -124,13 +129,21 @@ class Store:
                     self._db.execute("ROLLBACK TO step")
                 self._db.execute("RELEASE step")
 
-    def rows(self, sql: str, *values: object) -> sqlite3.Cursor:
-        """The rows of a query, as they are read."""
+    def rows(self, sql: str, *values: object) -> Cursor:
+        """The rows of a query."""
         return self._db.execute(sql, values)
 
-    def row(self, sql: str, *values: object) -> sqlite3.Row | None:
+    def stream(self, sql: str, *values: object) -> Iterator[Row]:
+        """The rows of a query that may have very many, some at a time; inside `reading` alone."""
+        return self._db.stream(sql, values)
+
+    def columns(self, sql: str, *values: object) -> list[str]:
+        """The names of the columns of a query, in order."""
+        return self._db.columns(sql, values)
+
+    def row(self, sql: str, *values: object) -> Row | None:
         """The first row of a query, or None."""
-        row: sqlite3.Row | None = self._db.execute(sql, values).fetchone()
+        row: Row | None = self._db.execute(sql, values).fetchone()
         return row
 
     def _set_meta(self, name: str, value: bytes) -> None:

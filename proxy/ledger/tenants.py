@@ -1,13 +1,13 @@
 """Tenants: their limits, and who may edit them."""
 
 import json
-import sqlite3
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, fields, replace
 from typing import Any, Unpack
 
 from proxy.errors import NotFound, RequestInvalid
 from proxy.ledger.counters import TENANT, tenant_scope
+from proxy.ledger.database import Row
 from proxy.ledger.scopes import LimitChanges, Scopes, mistakes
 from proxy.types import AnswerSpec, Limits, Tenant
 
@@ -99,7 +99,7 @@ class Tenants(Scopes):
         self._write_limits(tenant_scope(tenant.name), tenant)
 
 
-def tenant_of(row: sqlite3.Row, limits: Mapping[str, Any]) -> Tenant:
+def tenant_of(row: Row, limits: Mapping[str, Any]) -> Tenant:
     """The tenant in a row that holds all of its columns, with its limits."""
     return Tenant(
         name=row["name"],

@@ -10,31 +10,19 @@ import sqlite3
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 
 from proxy.errors import LedgerUnavailable
 from proxy.ledger.books import Books
+from proxy.ledger.database import StoreLost, unavailable
 
 _GROUP = 256
 _PAUSE_S = 0.1
 # at closing time a broken store is tried this often; what stays unwritten is still reserved, and swept at next start
 _LAST_TRIES = 20
-_UNAVAILABLE = frozenset(
-    {
-        sqlite3.SQLITE_BUSY,
-        sqlite3.SQLITE_CANTOPEN,
-        sqlite3.SQLITE_CORRUPT,
-        sqlite3.SQLITE_FULL,
-        sqlite3.SQLITE_IOERR,
-        sqlite3.SQLITE_LOCKED,
-        sqlite3.SQLITE_NOMEM,
-        sqlite3.SQLITE_NOTADB,
-        sqlite3.SQLITE_PROTOCOL,
-        sqlite3.SQLITE_READONLY,
-    }
-)
 _log = logging.getLogger(__name__)
 
 Answer = Callable[[object, Exception | None], None]
@@ -43,11 +31,19 @@ Answer = Callable[[object, Exception | None], None]
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """Work on the books. A `kept` one is tried until it is committed; others are refused while the store fails."""
+    """Work on the books. A `kept` one is tried until it is committed; others are refused while the store fails.
+
+    `run` may be called again, after a transaction that came to nothing. `tenant` is whose counters it changes.
+    """
 
     run: Callable[[Books], object]
     answer: Answer | None = None
     kept: bool = False
+    tenant: str | None = None
+
+
+class _OneFailed(Exception):
+    """An operation of a group has failed, and with it the group's transaction."""
 
 
 class Writer:
@@ -86,7 +82,7 @@ class Writer:
             try:
                 self._commit()
                 failures = 0
-            except sqlite3.Error as error:
+            except (sqlite3.Error, StoreLost) as error:
                 failures += 1
                 _log.warning("the ledger cannot be written: %s", error)
                 self._refuse(error, everything=self._ending and failures >= _LAST_TRIES)
@@ -110,24 +106,34 @@ class Writer:
         group = [self._pending[index] for index in range(min(_GROUP, len(self._pending)))]
         if not group:
             return
-        with self._books.transaction():
-            results = [self._run(operation) for operation in group]
+        try:
+            results = self._attempt(group, steps=False)
+        except _OneFailed:
+            # a step for each costs more, so that only a group in which one fails takes them
+            results = self._attempt(group, steps=True)
         for operation, (result, error) in zip(group, results, strict=True):
             self._pending.popleft()
             _tell(operation, result, error)
 
-    def _run(self, operation: Operation) -> tuple[object, Exception | None]:
+    def _attempt(self, group: Sequence[Operation], *, steps: bool) -> list[tuple[object, Exception | None]]:
+        """All in one transaction; with `steps` each may fail alone, without the first that fails ends it."""
+        with self._books.transaction():
+            self._books.lock({operation.tenant for operation in group if operation.tenant is not None})
+            return [self._run(operation, step=steps) for operation in group]
+
+    def _run(self, operation: Operation, *, step: bool) -> tuple[object, Exception | None]:
         try:
-            with self._books.transaction():
+            with self._books.transaction() if step else nullcontext():
                 return operation.run(self._books), None
         except Exception as error:
-            # the low byte is the kind of error; sqlite3's own complaints have no code
-            if isinstance(error, sqlite3.Error) and getattr(error, "sqlite_errorcode", 0) & 0xFF in _UNAVAILABLE:
+            if unavailable(error):
                 raise
+            if not step:
+                raise _OneFailed from error
             # whatever it is, it goes to the one who asked, and the neighbours in the group go on
             return None, error
 
-    def _refuse(self, cause: sqlite3.Error, *, everything: bool) -> None:
+    def _refuse(self, cause: Exception, *, everything: bool) -> None:
         """Refuse what need not be kept, also what arrived while the store was tried."""
         self._gather()
         kept: deque[Operation] = deque()
@@ -139,7 +145,7 @@ class Writer:
         self._pending = kept
 
 
-def _unavailable(cause: sqlite3.Error) -> LedgerUnavailable:
+def _unavailable(cause: Exception) -> LedgerUnavailable:
     error = LedgerUnavailable(f"the ledger cannot be written just now: {cause}")
     error.__cause__ = cause
     error.retry_after = 1.0

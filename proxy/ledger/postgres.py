@@ -1,0 +1,175 @@
+"""The ledger on Postgres: the same books, for any number of replicas, with the hot path as one statement a call.
+
+A replica holds an advisory lock for as long as it lives, under a number that its reservations name. So whoever starts
+can tell what the dead have left reserved, and charges it; what the living reserved is theirs.
+"""
+
+from collections.abc import Callable, Collection, Iterable
+from contextlib import ExitStack
+from dataclasses import asdict
+from importlib.resources import files
+from secrets import randbits, token_bytes
+from typing import Self
+
+import orjson
+
+from proxy.errors import ConfigError, Problem
+from proxy.ledger import Amount, DrawRow, Reservation, Settlement
+from proxy.ledger.books import Books
+from proxy.ledger.counters import tenant_scope
+from proxy.ledger.database import StoreLost
+from proxy.ledger.pg import PostgresDatabase
+from proxy.ledger.reserving import storable
+from proxy.ledger.schema import MIGRATIONS
+from proxy.ledger.store import MAX_INTEGER
+from proxy.ledger.written import WrittenLedger
+
+_TIMEOUT_S = 0.8
+_OWNER_BITS = 62
+_MIGRATING = 7_463_254_001
+"""The advisory lock of whoever makes the tables; no owner can have it, for owners are negative."""
+
+_RESERVE = "SELECT tally_reserve(?, ?, ?, ?, ?, ?, ?, ?, ?, ?) AS granted"
+_EXTEND = "SELECT tally_extend(?, ?, ?) AS done"
+_SETTLE = "SELECT tally_settle(?, ?, ?::text::jsonb, ?) AS done"
+_SLOW, _TAKEN = -1, -2
+
+
+class PostgresLedger(WrittenLedger):
+    """A `Ledger` on a Postgres that other replicas may use, too. Made by `open`, ended by `close`."""
+
+    @classmethod
+    def open(
+        cls,
+        url: str,
+        *,
+        clock: Callable[[], float],
+        token: Callable[[int], bytes] = token_bytes,
+        pepper: bytes | None = None,
+        prepare: Callable[[Books], None] = lambda _: None,
+    ) -> Self:
+        """Open `postgresql://...` for a server, and charge what dead ones left reserved.
+
+        `prepare` is the first to use the books. `clock` is the wall clock, in seconds since 1970. Raises ConfigError.
+        """
+        books = PostgresBooks.open_url(url, clock=clock, token=token, pepper=pepper)
+        with ExitStack() as failing:
+            failing.callback(books.close)
+            books.take_part()
+            prepare(books)
+            failing.pop_all()
+        return cls(books)
+
+
+class PostgresBooks(Books):
+    """The books on Postgres. `open_url` opens them."""
+
+    _database: PostgresDatabase
+
+    @classmethod
+    def open_url(
+        cls,
+        url: str,
+        *,
+        clock: Callable[[], float],
+        token: Callable[[int], bytes] = token_bytes,
+        pepper: bytes | None = None,
+        timeout: float = _TIMEOUT_S,
+    ) -> Self:
+        """Open the database, with its tables up to date. Raises ConfigError."""
+        database = PostgresDatabase(url, timeout=max(timeout, 10.0))
+        books = cls(database, clock, token, pepper)
+        books._database = database
+        with ExitStack() as failing:
+            failing.callback(database.close)
+            try:
+                migrate(database)
+            except (StoreLost, OSError, database.error) as error:
+                raise ConfigError([Problem("database_url", "", f"cannot be opened as a ledger: {error}")]) from error
+            failing.pop_all()
+        database.timeout = timeout
+        return books
+
+    def take_part(self) -> None:
+        """Be known as alive, and charge what the dead have left reserved."""
+        number = -1 - randbits(_OWNER_BITS)
+        self._db.execute("SELECT pg_advisory_lock(?)", (number,))
+        self._database.owner = number
+        self.owner = str(number)
+        self.sweep_dead()
+
+    def lock(self, tenants: Collection[str]) -> None:
+        """Lock the counters of several tenants in one order, so that two replicas never wait for each other."""
+        if len(tenants) > 1:
+            ids = [tenant_scope(tenant) for tenant in tenants]
+            self._db.execute("SELECT id FROM scopes WHERE id = ANY (?) ORDER BY id FOR UPDATE", (ids,))
+
+    def sweep_dead(self) -> int:
+        """Charge what was reserved by those who are no longer alive; returns how many reservations there were."""
+        with self.transaction():
+            owners = [row["owner"] for row in self.rows("SELECT DISTINCT owner FROM reservations WHERE owner <> ?", "")]
+            return sum(self._sweep_owner(owner) for owner in owners if owner != self.owner)
+
+    def reserve(self, reservation: Reservation) -> int:
+        """Reserve for the most choices that every budget holds; returns how many. Raises NotFound, ValueError."""
+        account = reservation.account
+        if not _counts(reservation.base, reservation.each):
+            return super().reserve(reservation)
+        told = (reservation.attempt, account.tenant, account.key, account.request)
+        amounts = (_list(reservation.base), _list(reservation.each), reservation.choices)
+        row = self.row(_RESERVE, *told, *amounts, reservation.lifetime, self.owner, self.now())
+        granted = _SLOW if row is None else int(row["granted"])
+        if granted == _TAKEN:
+            raise ValueError(f"attempt {reservation.attempt!r} is reserved already")
+        return granted if granted > 0 else super().reserve(reservation)
+
+    def extend(self, attempt: str, more: Amount) -> bool:
+        """Add to a reservation, and to its life, if the budgets hold it; false adds nothing."""
+        if not _counts(more):
+            return super().extend(attempt, more)
+        row = self.row(_EXTEND, attempt, _list(more), self.now())
+        done = _SLOW if row is None else int(row["done"])
+        return super().extend(attempt, more) if done == _SLOW else done > 0
+
+    def settle(self, settlement: Settlement) -> bool:
+        """End a reservation and charge its rows, also beyond what was reserved. False: it had ended already."""
+        cost = sum((row.amount for row in settlement.rows), Amount())
+        row = self.row(_SETTLE, settlement.attempt, _list(cost), _lines(settlement.rows), self.now())
+        done = _SLOW if row is None else int(row["done"])
+        return super().settle(settlement) if done == _SLOW else done > 0
+
+    def _sweep_owner(self, owner: str) -> int:
+        free = self.row("SELECT pg_try_advisory_xact_lock(?) AS free", int(owner))
+        if free is None or not free["free"]:
+            return 0
+        return self._lose(self.rows("SELECT * FROM reservations WHERE owner = ?", owner).fetchall())
+
+
+def migrate(database: PostgresDatabase) -> None:
+    """Make the tables where there are none. Several replicas may start at once."""
+    database.begin()
+    try:
+        database.execute("SELECT pg_advisory_xact_lock(?)", (_MIGRATING,))
+        known = database.execute("SELECT to_regclass('migrations') IS NOT NULL AS known").fetchone()
+        if known is None or not known["known"]:
+            database.script(files("proxy.ledger").joinpath("postgres.sql").read_text())
+            names = [(number, change.__name__.lstrip("_")) for number, change in enumerate(MIGRATIONS, 1)]
+            database.executemany("INSERT INTO migrations (number, name) VALUES (?, ?)", names)
+        database.execute("COMMIT")
+    finally:
+        if database.in_transaction:
+            database.execute("ROLLBACK")
+
+
+def _counts(*amounts: Amount) -> bool:
+    """Whether Postgres can count so far."""
+    return all(value <= MAX_INTEGER for amount in amounts for value in _list(amount))
+
+
+def _list(amount: Amount) -> list[int]:
+    return [amount.nano, amount.tokens, amount.samples]
+
+
+def _lines(rows: Iterable[DrawRow]) -> str:
+    lines = [dict(zip(asdict(row), storable(asdict(row).values()), strict=True)) for row in rows]
+    return orjson.dumps(lines).decode()
