@@ -38,8 +38,8 @@ from proxy.engine import Engine
 from proxy.keeping import Keeper
 from proxy.ledger.books import Books
 from proxy.ledger.feedback import recent_outcomes, tell_feedback
+from proxy.ledger.opening import open_ledger
 from proxy.ledger.scores import recent_scores
-from proxy.ledger.sqlite import SqliteLedger
 from proxy.ledger.store import wall_clock
 from proxy.metering import Meter
 from proxy.picking import Picker
@@ -95,7 +95,7 @@ class Tally:
         calibration = config.scaling.calibration
         self._calibrations: Known = {} if calibration is None else read_calibrations(calibration)
         url = config.general_settings.database_url
-        self._ledger = SqliteLedger.open(url, clock=wall_clock, prepare=self._adopt)
+        self._ledger = open_ledger(url, clock=wall_clock, prepare=self._adopt)
         # the last to close is the ledger, whatever becomes of the lanes: they may settle until then
         self._closing.push_async_callback(self._ledger.close)
         lane = self._kept(direct or DirectLane())

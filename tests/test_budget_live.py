@@ -216,4 +216,4 @@ def _told(tally: ServedTally, query: str) -> tuple[Any, ...]:
     with tally.books() as books:
         row = books.row(query)
     assert row is not None
-    return tuple(row)
+    return tuple(row[name] for name in row.keys())  # noqa: SIM118 - a row is no dict

@@ -11,9 +11,11 @@ from typing import ParamSpec, TypeVar
 import click
 
 from proxy.config import load_config
-from proxy.errors import ConfigError, Problem, TallyError
+from proxy.errors import TallyError
+from proxy.ledger import opening
 from proxy.ledger.books import Books
-from proxy.ledger.store import database_path, wall_clock
+from proxy.ledger.database import StoreLost
+from proxy.ledger.store import wall_clock
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -43,7 +45,7 @@ def clear_errors(command: Callable[P, R]) -> Callable[P, R]:
             return command(*args, **kwargs)
         except TallyError as error:
             raise Refused(error.message) from error
-        except sqlite3.Error as error:
+        except (sqlite3.Error, StoreLost) as error:
             raise Refused(f"the ledger cannot be used just now: {error}") from error
 
     return wrapped
@@ -52,17 +54,14 @@ def clear_errors(command: Callable[P, R]) -> Callable[P, R]:
 @contextmanager
 def open_books(config_path: Path | None) -> Iterator[Books]:
     """The books to write to; the file is made where it is missing. Raises ConfigError."""
-    path = _path(config_path)
-    if path is None:
-        raise ConfigError([Problem("sqlite://", "", "is in the memory of its server: use its admin API")])
-    with closing(Books.open(path, clock=wall_clock)) as books:
+    with closing(opening.open_books(_url(config_path), clock=wall_clock)) as books:
         yield books
 
 
 @contextmanager
 def read_books(config_path: Path | None) -> Iterator[Books]:
     """The books to read alone; a missing file is an error. Raises ConfigError."""
-    with closing(Books.open_read_only(_path(config_path), clock=wall_clock)) as books:
+    with closing(opening.read_books(_url(config_path), clock=wall_clock)) as books:
         yield books
 
 
@@ -71,5 +70,5 @@ def moment(seconds: float | None) -> str:
     return "-" if seconds is None else f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d %H:%M:%S}"
 
 
-def _path(config_path: Path | None) -> Path | None:
-    return database_path(load_config(config_path).general_settings.database_url)
+def _url(config_path: Path | None) -> str:
+    return load_config(config_path).general_settings.database_url

@@ -77,10 +77,10 @@ def _strong(key: str) -> str:
 
 
 def _database(url: str) -> str:
-    if url.startswith(("postgres://", "postgresql://")):
-        raise ValueError("Postgres is not served yet: use sqlite:///FILE")
-    if not url.startswith("sqlite://"):
-        raise ValueError("must be sqlite:///FILE (four slashes for an absolute path) or sqlite:// for memory")
+    if not url.startswith(("sqlite://", "postgres://", "postgresql://")):
+        raise ValueError(
+            "must be sqlite:///FILE (four slashes for an absolute path), sqlite:// for memory, or postgresql://..."
+        )
     return url
 
 

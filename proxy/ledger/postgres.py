@@ -25,6 +25,8 @@ from proxy.ledger.store import MAX_INTEGER
 from proxy.ledger.written import WrittenLedger
 
 _TIMEOUT_S = 0.8
+"""How long a statement may take while requests wait for it: they are refused within a second."""
+_OPENING_S = 30.0
 _OWNER_BITS = 62
 _MIGRATING = 7_463_254_001
 """The advisory lock of whoever makes the tables; no owner can have it, for owners are negative."""
@@ -77,9 +79,7 @@ class PostgresBooks(Books):
         timeout: float = _TIMEOUT_S,
     ) -> Self:
         """Open the database, with its tables up to date. Raises ConfigError."""
-        database = PostgresDatabase(url, timeout=max(timeout, 10.0))
-        books = cls(database, clock, token, pepper)
-        books._database = database
+        database = PostgresDatabase(url, timeout=_OPENING_S)
         with ExitStack() as failing:
             failing.callback(database.close)
             try:
@@ -88,7 +88,36 @@ class PostgresBooks(Books):
                 raise ConfigError([Problem("database_url", "", f"cannot be opened as a ledger: {error}")]) from error
             failing.pop_all()
         database.timeout = timeout
+        return cls._on(database, clock, token, pepper)
+
+    @classmethod
+    def _on(
+        cls,
+        database: PostgresDatabase,
+        clock: Callable[[], float],
+        token: Callable[[int], bytes],
+        pepper: bytes | None = None,
+    ) -> Self:
+        books = cls(database, clock, token, pepper)
+        books._database = database
         return books
+
+    @classmethod
+    def read_url(cls, url: str, *, clock: Callable[[], float]) -> Self:
+        """Open an existing ledger to read alone, also beside running servers. Raises ConfigError."""
+        database = PostgresDatabase(url, timeout=_OPENING_S)
+        with ExitStack() as failing:
+            failing.callback(database.close)
+            try:
+                database.execute("SET default_transaction_read_only = on")
+                found = version(database)
+            except (StoreLost, OSError, database.error) as error:
+                raise ConfigError([Problem("database_url", "", f"cannot be read as a ledger: {error}")]) from error
+            if found != len(MIGRATIONS):
+                reason = f"is a ledger of version {found}, this program reads version {len(MIGRATIONS)}"
+                raise ConfigError([Problem("database_url", "", reason)])
+            failing.pop_all()
+        return cls._on(database, clock, token_bytes)
 
     def take_part(self) -> None:
         """Be known as alive, and charge what the dead have left reserved."""
@@ -145,13 +174,19 @@ class PostgresBooks(Books):
         return self._lose(self.rows("SELECT * FROM reservations WHERE owner = ?", owner).fetchall())
 
 
+def version(database: PostgresDatabase) -> int:
+    """The number of the last migration that the database has seen; 0 for an empty one."""
+    if not database.execute("SELECT to_regclass('migrations') IS NOT NULL AS known").fetchone()["known"]:
+        return 0
+    return int(database.execute("SELECT coalesce(max(number), 0) AS number FROM migrations").fetchone()["number"])
+
+
 def migrate(database: PostgresDatabase) -> None:
     """Make the tables where there are none. Several replicas may start at once."""
     database.begin()
     try:
         database.execute("SELECT pg_advisory_xact_lock(?)", (_MIGRATING,))
-        known = database.execute("SELECT to_regclass('migrations') IS NOT NULL AS known").fetchone()
-        if known is None or not known["known"]:
+        if version(database) == 0:
             database.script(files("proxy.ledger").joinpath("postgres.sql").read_text())
             names = [(number, change.__name__.lstrip("_")) for number, change in enumerate(MIGRATIONS, 1)]
             database.executemany("INSERT INTO migrations (number, name) VALUES (?, ?)", names)

@@ -1,0 +1,58 @@
+"""Which store a `database_url` names: a SQLite file, memory, or Postgres (whose driver is imported only then)."""
+
+from collections.abc import Callable
+from urllib.parse import urlsplit, urlunsplit
+
+from proxy.errors import ConfigError, Problem
+from proxy.ledger.books import Books
+from proxy.ledger.sqlite import SqliteLedger
+from proxy.ledger.store import database_path
+from proxy.ledger.written import WrittenLedger
+
+_POSTGRES = ("postgres://", "postgresql://")
+
+
+def is_postgres(url: str) -> bool:
+    """Whether a URL names a Postgres."""
+    return url.startswith(_POSTGRES)
+
+
+def shown(url: str) -> str:
+    """A URL as it may be shown: without its password."""
+    parts = urlsplit(url)
+    if parts.password is None:
+        return url
+    return urlunsplit(parts._replace(netloc=f"{parts.username}:***@{parts.netloc.rpartition('@')[2]}"))
+
+
+def open_ledger(url: str, *, clock: Callable[[], float], prepare: Callable[[Books], None]) -> WrittenLedger:
+    """The ledger of a server; what dead servers left reserved is charged. `clock` is the wall clock.
+
+    `prepare` is the first to use the books. Raises ConfigError.
+    """
+    if is_postgres(url):
+        from proxy.ledger.postgres import PostgresLedger
+
+        return PostgresLedger.open(url, clock=clock, prepare=prepare)
+    return SqliteLedger.open(url, clock=clock, prepare=prepare)
+
+
+def open_books(url: str, *, clock: Callable[[], float]) -> Books:
+    """The books to write to, also beside a running server; a file is made where it is missing. Raises ConfigError."""
+    if is_postgres(url):
+        from proxy.ledger.postgres import PostgresBooks
+
+        return PostgresBooks.open_url(url, clock=clock)
+    path = database_path(url)
+    if path is None:
+        raise ConfigError([Problem("sqlite://", "", "is in the memory of its server: use its admin API")])
+    return Books.open(path, clock=clock)
+
+
+def read_books(url: str, *, clock: Callable[[], float]) -> Books:
+    """The books to read alone; a missing ledger is an error. Raises ConfigError."""
+    if is_postgres(url):
+        from proxy.ledger.postgres import PostgresBooks
+
+        return PostgresBooks.read_url(url, clock=clock)
+    return Books.open_read_only(database_path(url), clock=clock)
