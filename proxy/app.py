@@ -18,14 +18,18 @@ from starlette.exceptions import HTTPException
 
 from proxy import __version__
 from proxy.answers.workers import Workers
-from proxy.api.chat import ChatEndpoint, Services
+from proxy.api.chat import ChatEndpoint
 from proxy.api.completions import legacy
+from proxy.api.entry import Door
 from proxy.api.feedback import FeedbackEndpoint
 from proxy.api.gate import Gate
 from proxy.api.health import HealthEndpoints
 from proxy.api.models import ModelsEndpoint
+from proxy.api.openapi import OpenApiEndpoint
 from proxy.api.passthrough import PATHS, PassthroughEndpoint
 from proxy.api.paths import Unserved
+from proxy.api.responses import Responses, Unstored
+from proxy.api.services import Services
 from proxy.auth import LOCAL, MASTER, Auth
 from proxy.batcher import Batcher
 from proxy.calibration import Calibrator, Known, read_calibrations
@@ -67,6 +71,8 @@ if TYPE_CHECKING:
 
 
 _READY_S = 1.0
+_HEAVY = {"dynscaling": "numpy", "pets": "numpy", "optscale": "scipy.special"}
+"""What the core of some strategies imports when it is first used, as memory and start-up are for those who need it."""
 
 
 class Tally:
@@ -88,6 +94,7 @@ class Tally:
         self._seed = seed
         self._closing = AsyncExitStack()
         self._ready_until = 0.0
+        self._stop_by: float | None = None
         self._metrics = Metrics()
         self._open_to_all = False
         # a file that cannot be read is told before the ledger is locked
@@ -100,13 +107,23 @@ class Tally:
         self._closing.push_async_callback(self._ledger.close)
         lane = self._kept(direct or DirectLane())
         self._catalogue = Catalogue(
-            config, direct=lane, litellm=cache(self._litellm), prices=cache(PriceMap), environ=environ
+            config,
+            direct=lane,
+            litellm=cache(self._litellm),
+            prices=cache(PriceMap),
+            environ=environ,
+            clock=time.monotonic,
         )
 
     @property
     def open_to_all(self) -> bool:
         """Whether nobody has a key, so that everybody may come in."""
         return self._open_to_all
+
+    def stopping(self) -> None:
+        """Take it that the server is told to stop: `shutdown_s` from now, at most, it has for all that still runs."""
+        if self._stop_by is None:
+            self._stop_by = time.monotonic() + self.config.general_settings.shutdown_s
 
     def application(self) -> FastAPI:
         """The ASGI application."""
@@ -133,22 +150,28 @@ class Tally:
             window_s=scaling.batch_window_ms / 1000,
             max_queries=scaling.batch_max_queries,
         )
-        shadows = Shadows(batcher.submit, patience_s=self.config.general_settings.shutdown_s)
+        shadows = Shadows(batcher.submit, patience=self._patience)
         async with self._closing, Workers(clock=time.monotonic) as algebra, batcher, shadows:
             self._route(app, meter, batcher, shadows, algebra)
-            await asyncio.to_thread(_import_ahead)
+            await asyncio.to_thread(_import_ahead, self.config)
             # what stands after start-up is not garbage: collecting it again and again costs tail latency
             gc.collect()
             gc.freeze()
             yield
 
+    def _patience(self) -> float:
+        """Seconds that are left for what no client waits for."""
+        self.stopping()
+        return max(0.0, (self._stop_by or 0.0) - time.monotonic())
+
     def _route(self, app: FastAPI, meter: Meter, batcher: Batcher, shadows: Shadows, algebra: Workers) -> None:
         settings = self.config.general_settings
         auth = Auth(self._ledger, master_key=settings.master_key, open_to_all=self._open_to_all, clock=time.monotonic)
         new_id = _identity
+        door = Door(auth, settings, new_id)
         services = Services(
             settings=settings,
-            auth=auth,
+            door=door,
             planner=Planner(self.config, self._catalogue),
             catalogue=self._catalogue,
             batcher=batcher,
@@ -167,13 +190,16 @@ class Tally:
             number=count().__next__,
         )
         chat, completions = ChatEndpoint(services), ChatEndpoint(services, legacy)
+        responses, unstored = ChatEndpoint(services, Responses(wall_clock)), Unstored(new_id)
         passed = {path: PassthroughEndpoint(path, services, meter, self._ledger) for path in PATHS}
-        feedback = FeedbackEndpoint(auth, self._feedback, new_id=new_id)
-        models = ModelsEndpoint(auth, self._catalogue, created=int(wall_clock()), new_id=new_id)
+        feedback = FeedbackEndpoint(door, self._feedback)
+        models = ModelsEndpoint(door, self._catalogue, created=int(wall_clock()))
         health = HealthEndpoints(self._metrics, self._probe)
         for prefix in ("", "/{strategy}"):
             app.add_route(f"{prefix}/v1/chat/completions", chat.serve, methods=["POST"])
             app.add_route(f"{prefix}/v1/completions", completions.serve, methods=["POST"])
+            app.add_route(f"{prefix}/v1/responses", responses.serve, methods=["POST"])
+            app.add_route(f"{prefix}/v1/responses/{{rest:path}}", unstored.serve, methods=["GET", "POST", "DELETE"])
             for path, endpoint in passed.items():
                 app.add_route(f"{prefix}/v1/{path}", endpoint.serve, methods=["POST"])
             app.add_route(f"{prefix}/v1/feedback", feedback.serve, methods=["POST"])
@@ -183,6 +209,8 @@ class Tally:
         app.add_route("/health/liveness", health.liveliness, methods=["GET"])
         app.add_route("/health/readiness", health.readiness, methods=["GET"])
         app.add_route("/metrics", health.metrics, methods=["GET"])
+        described = OpenApiEndpoint(budget_status=settings.budget_exceeded_status_code)
+        app.add_route("/openapi.json", described.serve, methods=["GET"])
 
     def _adopt(self, books: Books) -> None:
         config = self.config
@@ -275,9 +303,11 @@ class Tally:
             self._ready_until = now + _READY_S
 
 
-def _import_ahead() -> None:
+def _import_ahead(config: Config) -> None:
     """Import what the first request to need it would hold up all others for."""
-    for name in ("jsonpath", "jsonschema_rs", "re2"):
+    configured = {config.scaling.strategy, *(entry.strategy for entry in config.model_list)}
+    configured |= {tenant.strategy for tenant in config.tenants}
+    for name in ("jsonpath", "jsonschema_rs", "re2", *(_HEAVY[name] for name in configured if name in _HEAVY)):
         import_module(name)
 
 

@@ -6,7 +6,7 @@ for: the second one starts from it.
 
 import asyncio
 import hashlib
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Container, Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
 
@@ -18,8 +18,11 @@ from proxy.types import JSON, Choice
 MOST_STOCKS = 1_000
 """How many requests' samples are kept at a time."""
 
-MOST_BYTES = 64 * 1024 * 1024
-"""How many bytes of messages and log-probabilities are kept at a time."""
+MOST_BYTES = 16 * 1024 * 1024
+"""How many bytes of messages and log-probabilities are kept at a time, as JSON: about five times that in memory."""
+
+Key = tuple[Hashable, ...]
+"""Who asks, and then everything that decides how a request is drawn."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +57,7 @@ class Stock:
 
     @property
     def size(self) -> int:
-        """About how many bytes it takes."""
+        """How many bytes its messages and log-probabilities take as JSON."""
         return len(orjson.dumps([[kept.choice.message, kept.choice.logprobs] for kept in self.samples]))
 
     def find(self, draw: Draw, given: Sequence[int], used: Container[int], at_hand: Iterable[int]) -> Kept | None:
@@ -75,24 +78,35 @@ class Stock:
 EMPTY = Stock()
 
 
-def fingerprint(body: bytes, *marks: str | None) -> bytes:
-    """What equal requests have in common: a digest of their bytes, and of what their path and headers say."""
-    digest = hashlib.sha256(body)
-    for mark in marks:
-        digest.update(b"\0" if mark is None else b"\1" + mark.encode())
-    return digest.digest()
+def fingerprint(body: bytes) -> bytes:
+    """What equal requests have in common: a digest of their bytes."""
+    return hashlib.sha256(body).digest()
+
+
+@dataclass(frozen=True, slots=True)
+class Try:
+    """What a client says of its request: `number` tries went before, each given up after `patience_s` seconds or so."""
+
+    number: int = 0
+    patience_s: float = 0.0
+
+
+FIRST = Try()
 
 
 class Claim:
     """One request's hold on a key: the `stock` it starts from, and what becomes of its own samples.
 
+    It is its client's try `number`, and `began` on the keeper's clock; `awaited`: another try waits for its samples.
     Whoever draws says `settled` when nothing more will come of it; whoever answers says `left` when the client went, or
     `answered`. It is over after `answered`, or after both of the others, in any order.
     """
 
-    def __init__(self, keeper: "Keeper", key: Hashable, stock: Stock) -> None:
+    def __init__(self, keeper: "Keeper", key: Key, stock: Stock, number: int, began: float) -> None:
         self.stock = stock
-        self.awaited = 0
+        self.number = number
+        self.began = began
+        self.awaited = False
         self.over = asyncio.Event()
         self._keeper = keeper
         self._key = key
@@ -118,7 +132,7 @@ class Claim:
     def answered(self) -> None:
         """Take it that the client has its answer, or its error."""
         if not self.over.is_set():
-            self._end(keep=self.awaited > 0)
+            self._end(keep=self.awaited)
 
     def _finish(self) -> None:
         if self._left and self._found is not None and not self.over.is_set():
@@ -130,10 +144,11 @@ class Claim:
 
 
 class Keeper:
-    """Keeps samples for `seconds`, in this process, at most `most` stocks and `most_bytes` bytes; the oldest go first.
+    """Keeps samples for `seconds`, in this process, at most `most` stocks and `most_bytes` bytes of them as JSON.
 
-    `clock` is monotonic seconds. 0 seconds: nothing is kept, and nobody waits for another. A key must hold whoever pays
-    and everything that decides how a request is drawn: what is kept under it goes to the first who claims it.
+    Over a bound the oldest stock goes of whoever has the most, so that nobody's many requests cost others theirs.
+    `clock` is monotonic seconds. 0 seconds: nothing is kept, and nobody waits for another. What is kept under a key
+    goes to the first who claims it.
     """
 
     def __init__(
@@ -149,28 +164,33 @@ class Keeper:
         self._most = most
         self._most_bytes = most_bytes
         self._bytes = 0
-        self._stocks: OrderedDict[Hashable, tuple[float, int, Stock]] = OrderedDict()
-        self._claims: dict[Hashable, list[Claim]] = {}
+        self._stocks: OrderedDict[Key, tuple[float, int, Stock]] = OrderedDict()
+        self._claims: dict[Key, list[Claim]] = {}
 
-    async def claim(self, key: Hashable, *, again: bool = False) -> Claim:
+    async def claim(self, key: Key, tried: Try = FIRST, *, wait_s: float | None = None) -> Claim:
         """A hold on `key`, with what is kept under it.
 
-        Waits for a request of the same key that is being stopped, as its samples are about to be kept; and with
-        `again`, where the client itself says that it has asked before, for one that still runs: one of the two is
-        drawn.
+        Waits for a request of the same key that is being stopped, as its samples are about to be kept, and for one that
+        still runs where it may be the client's own, earlier try, of which nobody has seen yet that it was given up: one
+        of the two is drawn. It waits for one request at most, for which nobody else waits, and at most `wait_s` seconds
+        (None: until that is over).
         """
-        while self._seconds and (before := self._before(key, again=again)) is not None:
-            before.awaited += 1
+        before = self._before(key, tried) if self._seconds else None
+        if before is not None:
+            before.awaited = True
             try:
-                await before.over.wait()
+                async with asyncio.timeout(wait_s):
+                    await before.over.wait()
+            except TimeoutError:
+                pass  # it draws for itself in the time that is left
             finally:
-                before.awaited -= 1
-        made = Claim(self, key, self._take(key))
+                before.awaited = False
+        made = Claim(self, key, self._take(key), tried.number, self._clock())
         if self._seconds:
             self._claims.setdefault(key, []).append(made)
         return made
 
-    def release(self, key: Hashable, claim: Claim, found: Stock) -> None:
+    def release(self, key: Key, claim: Claim, found: Stock) -> None:
         """Forget a claim that is over, and keep what it found."""
         claims = self._claims.get(key, [])
         if claim in claims:
@@ -180,25 +200,24 @@ class Keeper:
         if found.samples and self._seconds:
             self._keep(key, found)
 
-    @property
-    def held(self) -> tuple[int, int]:
-        """How many stocks and bytes are kept now."""
-        self._expire()
-        return len(self._stocks), self._bytes
+    def _before(self, key: Key, tried: Try) -> Claim | None:
+        free = (claim for claim in self._claims.get(key, ()) if not claim.awaited)
+        return next((claim for claim in free if claim.leaving or self._earlier(claim, tried)), None)
 
-    def _before(self, key: Hashable, *, again: bool) -> Claim | None:
-        return next((claim for claim in self._claims.get(key, ()) if again or claim.leaving), None)
+    def _earlier(self, claim: Claim, tried: Try) -> bool:
+        """Whether a claim may be an earlier try: a younger one is not given up yet, but another request that equals."""
+        return claim.number < tried.number and self._clock() - claim.began >= tried.patience_s
 
-    def _keep(self, key: Hashable, found: Stock) -> None:
+    def _keep(self, key: Key, found: Stock) -> None:
         self._drop(key)
         size = found.size
         self._stocks[key] = (self._clock() + self._seconds, size, found)
         self._bytes += size
         self._expire()
-        while self._stocks and (len(self._stocks) > self._most or self._bytes > self._most_bytes):
-            self._drop(next(iter(self._stocks)))
+        while len(self._stocks) > self._most or self._bytes > self._most_bytes:
+            self._evict()
 
-    def _take(self, key: Hashable) -> Stock:
+    def _take(self, key: Key) -> Stock:
         self._expire()
         return self._drop(key)
 
@@ -207,7 +226,15 @@ class Keeper:
         while self._stocks and next(iter(self._stocks.values()))[0] <= self._clock():
             self._drop(next(iter(self._stocks)))
 
-    def _drop(self, key: Hashable) -> Stock:
+    def _evict(self) -> None:
+        shares: Counter[Hashable] = Counter()
+        by_size = self._bytes > self._most_bytes
+        for key, (_, size, _) in self._stocks.items():
+            shares[key[0]] += size if by_size else 1
+        largest = max(shares, key=shares.__getitem__)
+        self._drop(next(key for key in self._stocks if key[0] == largest))
+
+    def _drop(self, key: Key) -> Stock:
         _, size, stock = self._stocks.pop(key, (0.0, 0, EMPTY))
         self._bytes -= size
         return stock

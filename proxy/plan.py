@@ -79,13 +79,12 @@ class Planner:
         elif blind:
             reason = _UNCOUNTED
         _check_confidence(wish, strategy, answer, reason)
-        costs = [cost for cost in (_nano(wish.max_cost_usd), tenant.max_request_nano) if cost is not None]
         plan = Plan(
             tenant=tenant,
             model=model,
             strategy=strategy,
             answer=answer,
-            max_request_nano=min(costs) if costs else None,
+            max_request_nano=request_limit(tenant, wish.max_cost_usd),
             reason=reason,
             probe=strategy.name != "off" and wish.strategy is None and not (declared(answer, request) or picks(answer)),
             stream=bool(request.get("stream")),
@@ -140,6 +139,12 @@ def check_model(tenant: Tenant, model: str) -> None:
         )
 
 
+def request_limit(tenant: Tenant, asked: Decimal | None) -> int | None:
+    """The most nano-USD that a request may cost: the tenant's limit or what was `asked`, in US dollars, if lower."""
+    limits = [tenant.max_request_nano, None if asked is None else nano_usd(asked)]
+    return min((limit for limit in limits if limit is not None), default=None)
+
+
 def _caps(wish: Wish, tenant: Tenant) -> list[int]:
     return [cap for cap in (wish.max_samples, tenant.max_samples) if cap is not None]
 
@@ -166,10 +171,6 @@ def _check_confidence(wish: Wish, strategy: Strategy, answer: AnswerSpec, reason
         why = "only an answer that was voted on has a confidence, and texts are not"
     if why is not None:
         raise RequestInvalid(f"tally.min_confidence: {why}.", param="tally.min_confidence", code="no_confidence")
-
-
-def _nano(usd: Decimal | None) -> int | None:
-    return None if usd is None else nano_usd(usd)
 
 
 def _unscalable(request: JSON, strategy: Strategy, answer: AnswerSpec) -> str | None:

@@ -14,7 +14,7 @@ from proxy.types import JSON
 from proxy.verdict import Verdict
 
 MOST_SHADOWS = 64
-"""Shadows that run at once; a request that comes when there are so many goes without."""
+"""Shadows that run at once; a request that comes when there are so many goes without, which the log tells."""
 
 
 def lot(tenant: str, request: JSON) -> float:
@@ -29,14 +29,15 @@ def lot(tenant: str, request: JSON) -> float:
 
 
 class Shadows:
-    """Votes in the background: an async context manager, which leaving waits for, at most `patience_s` seconds.
+    """Votes in the background: an async context manager, which leaving waits for, at most `patience` seconds.
 
-    `submit` has a query drawn and voted on. What goes wrong in a shadow ends with it, and is only logged.
+    `submit` has a query drawn and voted on; `patience` is asked when the waiting begins. What goes wrong in a shadow
+    ends with it, and is only logged.
     """
 
-    def __init__(self, submit: Callable[[Query], Awaitable[Verdict]], *, patience_s: float) -> None:
+    def __init__(self, submit: Callable[[Query], Awaitable[Verdict]], *, patience: Callable[[], float]) -> None:
         self._submit = submit
-        self._patience_s = patience_s
+        self._patience = patience
         self._tasks = asyncio.TaskGroup()
         self._running: set[asyncio.Task[None]] = set()
         self._log = structlog.get_logger("tally.shadows")
@@ -49,7 +50,7 @@ class Shadows:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if error is None and self._running:
-            await asyncio.wait(self._running, timeout=self._patience_s)
+            await asyncio.wait(self._running, timeout=self._patience())
         for task in self._running:
             task.cancel()
         await self._tasks.__aexit__(kind, error, trace)
@@ -60,6 +61,7 @@ class Shadows:
         False where too many run already.
         """
         if len(self._running) >= MOST_SHADOWS:
+            self._log.warning("shadow_left_out", running=len(self._running))
             return False
         task = self._tasks.create_task(self._run(make, ended))
         self._running.add(task)
@@ -67,12 +69,12 @@ class Shadows:
         return True
 
     async def _run(self, make: Callable[[], Awaitable[Query]], ended: Callable[[Query], None]) -> None:
-        # an error that left this task would end the group, and the server with it
-        (error,) = await asyncio.gather(self._vote(make, ended), return_exceptions=True)
-        if isinstance(error, TallyError):
+        try:
+            await self._vote(make, ended)
+        except TallyError as error:
             self._log.info("shadow_failed", reason=error.message)
-        elif isinstance(error, Exception):
-            self._log.error("shadow_failed", exc_info=error)
+        except Exception:  # noqa: BLE001 - as for batches: a fault in one must end no other, nor the server
+            self._log.exception("shadow_failed")
 
     async def _vote(self, make: Callable[[], Awaitable[Query]], ended: Callable[[Query], None]) -> None:
         query = await make()

@@ -90,6 +90,18 @@ class Verdict:
             "total_tokens": prompt + self.purse.drawn_tokens,
         }
 
+    @property
+    def paid_usage(self) -> JSON:
+        """The same shape with every token that was paid for: prompts as often as they were sent, and all calls."""
+        paid = self.purse.paid
+        return {
+            "prompt_tokens": paid.prompt,
+            "completion_tokens": paid.completion,
+            "total_tokens": paid.prompt + paid.completion,
+            "prompt_tokens_details": {"cached_tokens": paid.cached},
+            "completion_tokens_details": {"reasoning_tokens": paid.reasoning},
+        }
+
     def tally(self) -> JSON:
         """The response's `tally` object."""
         paid = self.purse.paid
@@ -235,11 +247,19 @@ def refused_row(plan: Plan, found: Verdict, error: LowConfidence, latency_ms: in
 
 def failed_row(plan: Plan, purse: Purse, error: TallyError, latency_ms: int) -> RequestRow:
     """The ledger's line about a request that was not answered."""
+    name, reason = plan.strategy.name, error.code or error.type
+    return bare_row(purse, plan.model, name, status=error.status, reason=reason, latency_ms=latency_ms)
+
+
+def bare_row(
+    purse: Purse, model: str, strategy: str, *, status: int, reason: str | None, latency_ms: int
+) -> RequestRow:
+    """The ledger's line about a request of which no sample is known: it failed, or is none that is sampled."""
     return RequestRow(
         account=purse.account,
-        model=plan.model,
-        strategy=plan.strategy.name,
-        status=error.status,
+        model=model,
+        strategy=strategy,
+        status=status,
         samples=0,
         abstained=0,
         rounds=0,
@@ -248,7 +268,7 @@ def failed_row(plan: Plan, purse: Purse, error: TallyError, latency_ms: int) -> 
         first_answer=None,
         confidence=None,
         cost_nano=purse.spent,
-        reason=error.code or error.type,
+        reason=reason,
         latency_ms=latency_ms,
     )
 
@@ -257,7 +277,7 @@ def _reason(query: Query, reason: str | None, samples: Sequence[Drawn], votes: V
     """Why it was not scaled, or stopped early; before why its strategy had enough, that it had no votes or scores."""
     strategy = query.plan.strategy
     told = reason or (BUDGET if query.cut else query.plan.reason)
-    if told is None and not votes.counts and query.picked is None and strategy.name != "off":
+    if told in _ENOUGH and not votes.counts and query.picked is None and strategy.name != "off":
         return UNVOTED
     if told is None and len(samples) == 1 and query.errors and strategy.name != "off":
         return FAILED

@@ -257,7 +257,7 @@ def test_a_model_without_a_price_is_refused_to_a_budget_in_money(stage: Stage) -
 
 
 @pytest.mark.parametrize(
-    "path", ["/", "/v1", "/v1/images/generations", "/v1/chat/completions/", "/docs", "/openapi.json"]
+    "path", ["/", "/v1", "/v1/images/generations", "/v1/chat/completions/", "/docs", "/v1/openapi.json"]
 )
 def test_an_unknown_path_is_404(stage: Stage, path: str) -> None:
     assert refused(stage, stage.post(BASE, path=path), 404)["code"] == "not_found"

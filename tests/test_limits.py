@@ -5,7 +5,7 @@ import json
 import select
 import socket
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.api.gate import Gate
+from proxy.api.serving import Reply as Answer
+from proxy.api.serving import Served
+from proxy.ledger.reports import verdicts
 from tests.fake_upstream import FakeUpstream, Reply
 from tests.process import Server, serving
 from tests.served import KEY, ServedTally, configuration
@@ -194,6 +197,27 @@ def test_a_body_that_does_not_come_is_a_408_and_the_end_of_the_connection(server
     well(server)
 
 
+def test_feedback_that_does_not_come_is_a_408_too(server: Server) -> None:
+    started = time.monotonic()
+    with Wire(server) as wire:
+        wire.send(
+            request(body=b'{"id":', length=100).replace(b"self_consistency/v1/chat/completions", b"off/v1/feedback")
+        )
+        status, body = parsed(wire.rest())
+    assert (status, body["error"]["code"]) == (408, "request_timeout")
+    assert time.monotonic() - started < READ_S + 2
+
+
+def test_feedback_counts_among_the_requests_a_minute_and_the_list_of_models_does_not(
+    upstream: FakeUpstream, tmp_path: Path
+) -> None:
+    with ServedTally(configuration(upstream.base_url, tmp_path, tenant={"rpm_limit": 1})) as tally:
+        told = [tally.post({"id": "chatcmpl-1", "correct": True}, path="/v1/feedback") for _ in range(2)]
+        assert [reply.status_code for reply in told] == [404, 429]
+        assert tally.post(BODY).status_code == 429
+        assert tally.get("/v1/models").status_code == 200
+
+
 def test_a_client_that_goes_amid_its_body_harms_nobody(server: Server) -> None:
     with Wire(server) as wire:
         wire.send(request(body=b'{"model":', length=1000))
@@ -257,6 +281,96 @@ async def test_over_its_bound_a_server_says_503_and_when_to_come_back_and_still_
             async with asyncio.timeout(10):
                 while (await ask()).status_code != 200:  # noqa: ASYNC110 - what ends is in another thread
                     await asyncio.sleep(0.05)
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("path", ["/health/liveliness", "/health/liveness", "/health/readiness", "/metrics"])
+async def test_a_full_gate_lets_whoever_watches_in(path: str) -> None:
+    assert await _through_a_full_gate(path) is None
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    "path",
+    ["/health", "/healthy", "/metricsx/v1/embeddings", "/health/v1/chat/completions", "/metrics/", "/openapi.json", ""],
+)
+async def test_a_full_gate_lets_in_nothing_that_only_begins_like_a_watchers_path(path: str) -> None:
+    assert await _through_a_full_gate(path) == 503
+
+
+async def _through_a_full_gate(path: str) -> int | None:
+    """The status that a gate without any room answers itself; None: it let the request in."""
+    seen: list[int] = []
+
+    async def application(scope: Any, receive: Any, send: Any) -> None:
+        pass
+
+    async def send(message: Any) -> None:
+        if message["type"] == "http.response.start":
+            seen.append(message["status"])
+
+    async def receive() -> Any:
+        return {"type": "http.disconnect"}
+
+    await Gate(application, most=0, new_id=lambda: "1")({"type": "http", "path": path}, receive, send)
+    return seen[0] if seen else None
+
+
+@pytest.mark.anyio
+async def test_a_client_that_never_reads_loses_its_place_its_call_and_what_was_reserved_for_it(tmp_path: Path) -> None:
+    long = Reply(["word " * 400], system_fingerprint="f" * 50_000)
+    settings = {"max_in_flight": 1, "write_s": 0.3}
+    body = json.dumps({**BODY, "stream": True}).encode()
+    with (
+        FakeUpstream(lambda call: Reply() if call.question == "short" else long) as endless,
+        ServedTally(configuration(endless.base_url, tmp_path, general_settings=settings)) as tally,
+        socket.socket() as deaf,
+    ):
+        deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        deaf.connect(("127.0.0.1", httpx.URL(tally.url).port))
+        deaf.sendall(request(body=body).replace(b"self_consistency", b"off"))
+        await endless.until(lambda: len(endless.calls) > 0)
+        short = {**BODY, "messages": [{"role": "user", "content": "short"}]}
+        await endless.until(lambda: tally.post(short).status_code == 200)
+        await endless.until(lambda: endless.calls[0].cancelled and not tally.balance().reserved.nano)
+        with tally.books() as books:
+            assert [line.status for line in verdicts(books) if line.strategy == "off"] == [499]
+
+
+@pytest.mark.anyio
+async def test_an_answer_and_its_source_are_closed_when_its_client_reads_no_pings() -> None:
+    closed: list[str] = []
+    ended: list[int] = []
+
+    async def never(name: str) -> AsyncGenerator[bytes, None]:
+        try:
+            yield b""
+            yield b""
+        finally:
+            closed.append(name)
+
+    source = never("source")
+    await anext(source)
+
+    async def work() -> Answer:
+        try:
+            await asyncio.sleep(5)
+        except asyncio.CancelledError:
+            # it came just then
+            return Answer({}, events=never("events"), source=source)
+        raise AssertionError
+
+    async def send(message: Any) -> None:
+        await asyncio.sleep(5)
+
+    async def receive() -> Any:
+        await asyncio.sleep(5)
+
+    served = Served(work, streamed=True, early={}, hold_s=0.01, write_s=0.05, ended=ended.append)
+    async with asyncio.timeout(2):
+        await served({"type": "http"}, receive, send)
+    assert ended == [499]
+    assert closed == ["source"]
 
 
 @given(st.lists(st.sampled_from(["come", "go", "fail"]), max_size=40), st.integers(1, 4))

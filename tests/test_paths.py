@@ -52,6 +52,13 @@ def test_odd_paths_are_a_404_that_repeats_little(stage: Stage, path: str) -> Non
 
 
 @pytest.mark.parametrize("path", ["chat/completions", "completions", "embeddings", "moderations", "rerank", "feedback"])
+def test_a_strategy_that_nobody_knows_is_told_wherever_it_stands_in_a_path(stage: Stage, path: str) -> None:
+    body = {"tally": {"strategy": "off"}}
+    error = envelope(stage.post(body, path=f"/guess/v1/{path}"), 400)
+    assert (error["code"], error["param"]) == ("unknown_strategy", "path")
+
+
+@pytest.mark.parametrize("path", ["chat/completions", "completions", "embeddings", "moderations", "rerank", "feedback"])
 @pytest.mark.parametrize("prefix", ["", "/off"])
 def test_a_wrong_method_is_a_405_that_names_the_right_one(stage: Stage, prefix: str, path: str) -> None:
     for method in ("GET", "PUT", "DELETE"):

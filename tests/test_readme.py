@@ -36,6 +36,12 @@ def test_the_configuration_in_the_readme_has_no_mistake() -> None:
     assert [tenant.name for tenant in config.tenants] == ["acme"]
 
 
+def test_the_deployments_in_the_readme_have_no_mistake() -> None:
+    config = parse_config(yaml.safe_load(block("deployments")), "README.md", ENVIRONMENT)
+    assert config.router().ways() == {"small": ("large",)}
+    assert [entry.litellm_params.weight for entry in config.model_list] == [3, 1, 1]
+
+
 def test_the_client_in_the_readme_prints_the_winner_and_the_vote(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
@@ -14,21 +14,23 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from openai.types.chat import ChatCompletion
 
 from proxy.core.batch import Draw
 from proxy.core.strategies import batch_for
-from proxy.keeping import EMPTY, Claim, Keeper, Kept, Stock, fingerprint
+from proxy.keeping import EMPTY, Claim, Keeper, Kept, Key, Stock, Try, fingerprint
 from proxy.ledger.reports import RequestLine, verdicts
 from proxy.purse import Purse
 from proxy.query import Query
-from proxy.types import JSON, Choice, Strategy
+from proxy.types import JSON, STRATEGIES, Choice
 from tests.bench import Bench, bench
 from tests.fake_upstream import Call, FakeUpstream, Reply
-from tests.served import KEY, RATES
+from tests.served import KEY, RATES, ServedTally, configuration
 from tests.staged import ASK, Stage, staged, told
 
 pytestmark = pytest.mark.anyio
 
+A, B = ("acme", "a"), ("acme", "b")
 OTHER_KEY, THIRD_KEY = "sk-acme-other-0123", "sk-zeta-0123456789"
 SLOW = "one two three four five six seven eight nine ten"
 HALF = Reply(["42", SLOW], per_token=0.1)
@@ -60,14 +62,18 @@ def lines(stage: Stage) -> list[RequestLine]:
 
 @asynccontextmanager
 async def asking(
-    stage: Stage, body: JSON, *, strategy: str = "self_consistency", again: int = 0
+    stage: Stage, body: JSON, *, strategy: str = "self_consistency", again: int = 0, patience: float | None = None
 ) -> AsyncIterator[list[httpx.Response]]:
-    """A request that goes on beside the block, and whose client leaves with it; its reply is put into the list."""
+    """A request that goes on beside the block, and whose client leaves with it; its reply is put into the list.
+
+    It says that it was tried `again` times before, each given up after `patience` seconds.
+    """
     replies: list[httpx.Response] = []
     async with httpx.AsyncClient(timeout=30) as client, anyio.create_task_group() as tasks:
 
         async def ask() -> None:
             headers = {"authorization": f"Bearer {KEY}", "x-stainless-retry-count": str(again)}
+            headers |= {} if patience is None else {"x-stainless-read-timeout": str(patience)}
             url = f"{stage.tally.url}/{strategy}/v1/chat/completions"
             replies.append(await client.post(url, json=body, headers=headers))
 
@@ -208,6 +214,70 @@ async def test_equal_requests_at_the_same_time_that_are_no_retries_draw_for_them
     async with asking(stage, body) as first, asking(stage, body) as second:
         await stage.upstream.until(lambda: bool(first and second))
     assert [call.n for call in stage.calls] == [8, 8]
+
+
+@pytest.mark.parametrize("patience", [None, 600])
+async def test_equal_requests_at_the_same_time_that_were_refused_before_draw_for_themselves(
+    stage: Stage, patience: float | None
+) -> None:
+    numbers = count()
+    stage.says(lambda call: Reply([str(next(numbers)) for _ in range(call.n)], latency=0.2))
+    body = {"model": "small", "messages": [{"role": "user", "content": f"Ten of {patience}?"}], "tally": {"samples": 2}}
+    async with AsyncExitStack() as stack:
+        replies = [await stack.enter_async_context(asking(stage, body, again=1, patience=patience)) for _ in range(8)]
+        await stage.upstream.until(lambda: all(replies))
+    found = [reply[0].json() for reply in replies]
+    assert len({reply["choices"][0]["message"]["content"] for reply in found}) == 8
+    assert not any("reused" in reply["tally"] for reply in found)
+
+
+async def test_a_retry_joins_no_request_that_is_younger_than_its_client_is_patient(stage: Stage) -> None:
+    stage.says(Reply(latency=0.3))
+    body = {"model": "small", "messages": [{"role": "user", "content": "Somebody else?"}]}
+    async with asking(stage, body) as first:
+        await stage.upstream.until(lambda: len(stage.calls) == 1)
+        async with asking(stage, body, again=1, patience=600) as second:
+            await stage.upstream.until(lambda: bool(first and second))
+    assert [call.n for call in stage.calls] == [8, 8]
+
+
+def test_the_official_clients_that_a_full_server_sends_away_get_samples_of_their_own(tmp_path: Path) -> None:
+    numbers = count()
+
+    def each(call: Call) -> Reply:
+        return Reply([str(next(numbers)) for _ in range(call.n)], latency=0.2)
+
+    async def ask_all(tally: ServedTally) -> list[ChatCompletion]:
+        async with tally.async_client("self_consistency").with_options(max_retries=9) as client:
+            asked = [client.chat.completions.create(model="small", messages=ASK) for _ in range(6)]  # type: ignore[arg-type]  # plain dicts
+            return await asyncio.gather(*asked)
+
+    with FakeUpstream(each) as upstream:
+        settings = {"max_in_flight": 3}
+        config = configuration(upstream.base_url, tmp_path, scaling={"samples": 2}, general_settings=settings)
+        with ServedTally(config) as tally:
+            replies = asyncio.run(ask_all(tally))
+    assert len({reply.choices[0].message.content for reply in replies}) == 6
+    assert not any("reused" in told(reply) for reply in replies)
+
+
+@pytest.mark.parametrize("said", ["soon", "-1", "nan", "1e999", ""])
+async def test_what_a_client_says_of_its_tries_may_be_nonsense(stage: Stage, said: str) -> None:
+    stage.says("42")
+    body = {"model": "small", "messages": ASK}
+    headers = {"x-stainless-retry-count": said, "x-stainless-read-timeout": said}
+    assert stage.post(body, headers=headers).status_code == 200
+
+
+async def test_a_retry_whose_wait_runs_out_draws_in_the_time_that_is_left(tmp_path: Path) -> None:
+    with staged(tmp_path, scaling={"samples": 2, "deadline_s": 2}) as stage:
+        stage.says(lambda call: Reply(latency=30 if call.index == 0 else 0.0))
+        body = {"model": "small", "messages": ASK}
+        async with asking(stage, body):
+            await stage.upstream.until(lambda: len(stage.calls) == 1)
+            async with asking(stage, body, again=1) as second:
+                await stage.upstream.until(lambda: bool(second))
+    assert (second[0].status_code, second[0].json()["tally"]["samples"]) == (200, 2)
 
 
 async def test_a_retry_whose_client_leaves_while_it_waits_is_recorded_and_draws_nothing(stage: Stage) -> None:
@@ -359,11 +429,12 @@ async def test_the_samples_of_a_batch_that_had_a_fault_are_no_start_for_a_retry(
     with FakeUpstream() as upstream:
         async with bench(upstream.base_url) as made:
             query = made.query("best_of_n", scorer=Broken())
-            query.claim = await keeper.claim("key")
+            query.claim = await keeper.claim(A)
             with pytest.raises(Exception, match="failed on this request"):
                 await made.batcher.submit(query)
             query.claim.left()
-    assert keeper.held == (0, 0)
+    assert query.drawn
+    assert (await keeper.claim(A)).stock is EMPTY
 
 
 def sample(place: int, text: str = "42", **more: Any) -> Kept:
@@ -375,7 +446,7 @@ def stock_of(*texts: str) -> Stock:
     return Stock(tuple(sample(place, text) for place, text in enumerate(texts)), len(texts))
 
 
-async def kept(keeper: Keeper, key: str, stock: Stock) -> None:
+async def kept(keeper: Keeper, key: Key, stock: Stock) -> None:
     claim = await keeper.claim(key)
     claim.settled(stock)
     claim.left()
@@ -384,13 +455,13 @@ async def kept(keeper: Keeper, key: str, stock: Stock) -> None:
 async def test_samples_are_kept_for_their_time_and_not_longer() -> None:
     clock = Clock()
     keeper = Keeper(clock=clock, seconds=30)
-    await kept(keeper, "a", stock_of("1"))
+    await kept(keeper, A, stock_of("1"))
     clock.now += 29.9
-    await kept(keeper, "b", stock_of("2"))
+    await kept(keeper, B, stock_of("2"))
     clock.now += 0.2
-    assert (await keeper.claim("a")).stock is EMPTY
-    assert (await keeper.claim("b")).stock == stock_of("2")
-    assert keeper.held == (0, 0)
+    assert (await keeper.claim(A)).stock is EMPTY
+    assert (await keeper.claim(B)).stock == stock_of("2")
+    assert (await keeper.claim(B)).stock is EMPTY
 
 
 @given(
@@ -405,34 +476,47 @@ def test_what_is_kept_stays_within_its_bounds_and_the_latest_stays_longest(
         keeper = Keeper(clock=Clock(), most=most, most_bytes=most_bytes)
         stocks = [stock_of("x" * size) for size in sizes]
         for key, stock in enumerate(stocks):
-            await kept(keeper, str(key), stock)
-            assert keeper.held[0] <= most
-            assert keeper.held[1] <= most_bytes
-        there = [(await keeper.claim(str(key))).stock is not EMPTY for key in range(len(stocks))]
-        assert there == sorted(there)
+            await kept(keeper, ("acme", key), stock)
+        found = [(await keeper.claim(("acme", key))).stock for key in range(len(stocks))]
+        there = [stock for stock in found if stock is not EMPTY]
+        assert len(there) <= most
+        assert sum(stock.size for stock in there) <= most_bytes
+        assert there == stocks[len(stocks) - len(there) :]
         fits = bool(stocks) and stocks[-1].size <= most_bytes
-        assert not stocks or there[-1] == fits
-        assert keeper.held == (0, 0)
+        assert bool(there) == fits
 
     asyncio.run(run())
 
 
-async def test_nothing_is_kept_where_the_time_is_nought() -> None:
+@pytest.mark.parametrize("bounds", [{"most": 4}, {"most_bytes": 4 * stock_of("x").size}])
+async def test_whoever_leaves_many_requests_loses_its_own_samples_and_nobody_elses(bounds: dict[str, int]) -> None:
+    keeper = Keeper(clock=Clock(), **bounds)
+    await kept(keeper, ("zeta", 0), stock_of("z"))
+    for number in range(8):
+        await kept(keeper, ("acme", number), stock_of("x"))
+    assert (await keeper.claim(("zeta", 0))).stock == stock_of("z")
+    there = [(await keeper.claim(("acme", number))).stock is not EMPTY for number in range(8)]
+    assert there == [False] * 5 + [True] * 3
+
+
+async def test_nothing_is_kept_where_the_time_is_nought_and_nobody_waits() -> None:
     keeper = Keeper(clock=Clock(), seconds=0)
-    await kept(keeper, "a", stock_of("1"))
-    assert (await keeper.claim("a", again=True)).stock is EMPTY
+    running = await keeper.claim(A)
+    await kept(keeper, A, stock_of("1"))
+    assert (await keeper.claim(A, Try(1))).stock is EMPTY
+    assert not running.over.is_set()
 
 
 async def test_a_request_waits_for_one_that_is_being_stopped_and_for_no_other() -> None:
     keeper = Keeper(clock=Clock())
-    first, other = await keeper.claim("a"), await keeper.claim("b")
-    free = await keeper.claim("a")
+    first, other = await keeper.claim(A), await keeper.claim(B)
+    free = await keeper.claim(A)
     free.answered()
     first.left()
     found: list[Claim] = []
 
     async def claim() -> None:
-        found.append(await keeper.claim("a"))
+        found.append(await keeper.claim(A))
 
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(claim)
@@ -443,34 +527,70 @@ async def test_a_request_waits_for_one_that_is_being_stopped_and_for_no_other() 
     assert not other.over.is_set()
 
 
-async def test_of_several_retries_of_a_running_request_one_gets_its_samples_and_the_next_waits_for_it() -> None:
+async def test_of_several_retries_of_a_running_request_one_gets_its_samples_and_the_others_draw() -> None:
     keeper = Keeper(clock=Clock())
-    first = await keeper.claim("a")
-    found: list[Claim] = []
+    first = await keeper.claim(A)
+    waited: list[Claim] = []
 
     async def claim() -> None:
-        found.append(await keeper.claim("a", again=True))
+        waited.append(await keeper.claim(A, Try(1)))
 
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(claim)
-        tasks.start_soon(claim)
         await anyio.wait_all_tasks_blocked()
+        with anyio.fail_after(1):
+            assert (await keeper.claim(A, Try(1))).stock is EMPTY
+        assert not waited
         first.settled(stock_of("1"))
         first.answered()
-        await anyio.wait_all_tasks_blocked()
-        assert [claim.stock for claim in found] == [stock_of("1")]
-        found[0].settled(stock_of("1", "2"))
-        found[0].left()
-    assert found[1].stock == stock_of("1", "2")
+    assert [claim.stock for claim in waited] == [stock_of("1")]
+
+
+async def test_a_request_waits_for_an_earlier_try_alone() -> None:
+    keeper = Keeper(clock=Clock())
+    with anyio.fail_after(1):
+        for number in (0, 2, 2, 1, 0):
+            await keeper.claim(A, Try(number, patience_s=9))
+        await keeper.claim(B, Try(1))
+        await keeper.claim(B, Try(1))
+
+
+@given(patience=st.integers(0, 100), age=st.integers(0, 100))
+def test_a_request_younger_than_a_client_is_patient_is_not_its_earlier_try(patience: int, age: int) -> None:
+    async def run() -> bool:
+        clock = Clock()
+        keeper = Keeper(clock=clock)
+        first = await keeper.claim(A)
+        first.settled(stock_of("1"))
+        clock.now += age
+        async with asyncio.TaskGroup() as tasks:
+            later = tasks.create_task(keeper.claim(A, Try(1, patience)))
+            await asyncio.sleep(0)
+            first.answered()
+        return later.result().stock == stock_of("1")
+
+    assert asyncio.run(run()) == (age >= patience)
+
+
+async def test_a_wait_that_runs_out_gives_a_claim_all_the_same_and_lets_another_wait() -> None:
+    keeper = Keeper(clock=Clock())
+    first = await keeper.claim(A)
+    assert (await keeper.claim(A, Try(1), wait_s=0.01)).stock is EMPTY
+    async with asyncio.TaskGroup() as tasks:
+        later = tasks.create_task(keeper.claim(A, Try(1)))
+        await asyncio.sleep(0)
+        first.settled(stock_of("1"))
+        first.answered()
+    assert later.result().stock == stock_of("1")
 
 
 async def test_what_was_answered_is_forgotten_unless_a_retry_waits_for_it() -> None:
     keeper = Keeper(clock=Clock())
-    claim = await keeper.claim("a")
+    claim = await keeper.claim(A)
     claim.settled(stock_of("1"))
     claim.answered()
     claim.left()
-    assert keeper.held == (0, 0)
+    assert (await keeper.claim(A)).stock is EMPTY
 
 
 def test_a_conditioned_draw_takes_a_sample_of_the_same_lot_first_and_then_one_of_the_same_round() -> None:
@@ -494,10 +614,9 @@ def test_a_step_of_a_chain_takes_only_what_was_made_from_the_same_samples() -> N
     assert stock.find(replace(asked, step="rethink"), (0,), set(), [0, 1]) is None
 
 
-def test_fingerprints_tell_bodies_and_marks_apart() -> None:
-    prints = {fingerprint(b"a"), fingerprint(b"b"), fingerprint(b"a", None), fingerprint(b"a", ""), fingerprint(b"ab")}
-    assert len(prints) == 5
-    assert fingerprint(b"a", "x") == fingerprint(b"a", "x")
+def test_fingerprints_tell_bodies_apart() -> None:
+    assert len({fingerprint(b"a"), fingerprint(b"b"), fingerprint(b"ab")}) == 3
+    assert fingerprint(b"a") == fingerprint(b"a")
 
 
 async def test_a_retry_is_charged_to_its_own_request_alone() -> None:
@@ -519,11 +638,8 @@ async def _rows_of(made: Bench, purse: Purse) -> list[JSON]:
     return [row for row in await made.rows() if row["request"] == purse.account.request]
 
 
-def test_strategies_without_a_shape_here_make_one_draw() -> None:
-    from proxy.types import STRATEGIES
-
-    assert set(STRATEGIES) - {name for name, _ in SHAPES} == {"off"}
-    assert Strategy("off").name == "off"
+def test_every_strategy_that_scales_has_a_shape_here() -> None:
+    assert {name for name, _ in SHAPES} == set(STRATEGIES) - {"off"}
 
 
 async def test_what_a_retry_had_not_come_to_before_it_was_given_up_is_handed_on() -> None:

@@ -4,16 +4,19 @@ import asyncio
 import json
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import anyio
+import httpx
 import openai
 import pytest
 from click.testing import CliRunner, Result
 from hypothesis import given
 from hypothesis import strategies as st
+from structlog.testing import capture_logs
 
 from proxy.cli.ledger import ledger
 from proxy.cli.tenants import tenant as tenant_group
@@ -31,7 +34,7 @@ from proxy.types import JSON, Tenant
 from proxy.verdict import Verdict
 from tests.bench import bench
 from tests.fake_upstream import FakeUpstream, Fault, Reply
-from tests.served import KEY, ServedTally, configuration
+from tests.served import KEY, RATES, ServedTally, configuration
 from tests.staged import ASK, Stage, staged, told
 from tests.test_ledger import row, verdict, wish
 from tests.test_plan import PLANNER
@@ -162,6 +165,43 @@ def test_the_same_request_falls_on_the_same_side_again(stage: Stage) -> None:
     assert sides() == found
 
 
+@pytest.mark.parametrize("key", [NONE_KEY, SHADOW_KEY])
+def test_a_client_on_trial_that_leaves_pays_no_more_than_one_that_is_scaled(stage: Stage, key: str) -> None:
+    tenant = "none" if key == NONE_KEY else "shadow"
+    # eighty tokens, the first at once
+    stage.says(Reply(["one two three four " * 20], per_token=0.05))
+    url = f"{stage.tally.url}/v1/chat/completions"
+    with pytest.raises(httpx.ReadTimeout):
+        httpx.post(url, json={"model": "small", "messages": ASK}, headers=bearer(key), timeout=0.5)
+    assert written(stage, tenant, "client_gone").status == 499
+    stage.upstream.wait(lambda: not stage.tally.balance(tenant).reserved.nano)
+    (call,) = stage.calls
+    assert call.cancelled
+    assert call.completion_tokens < 80
+    assert stage.tally.balance(tenant).spent.nano < 2 * RATES.cost(call.prompt_tokens, 80, 0)
+
+
+def test_a_retry_of_a_client_on_trial_starts_from_what_its_first_try_had(stage: Stage) -> None:
+    stage.says(Reply(latency=0.6))
+    body = {"model": "small", "messages": ASK}
+
+    def ask(again: int) -> httpx.Response:
+        headers = {**bearer(NONE_KEY), "x-stainless-retry-count": str(again)}
+        return httpx.post(f"{stage.tally.url}/v1/chat/completions", json=body, headers=headers, timeout=30)
+
+    with ThreadPoolExecutor() as threads:
+        first = threads.submit(ask, 0)
+        stage.upstream.wait(lambda: len(stage.calls) == 1)
+        second = ask(1)
+    assert first.result().json()["tally"]["samples"] == 1
+    assert second.json()["tally"]["reused"] == 1
+    assert len(stage.calls) == 1
+
+
+def bearer(key: str) -> dict[str, str]:
+    return {"authorization": f"Bearer {key}"}
+
+
 # the shadow
 
 
@@ -213,6 +253,9 @@ def test_a_shadow_whose_draws_fail_votes_with_the_answer_it_has(stage: Stage) ->
 
 
 def test_a_failed_answer_has_no_shadow(stage: Stage) -> None:
+    stage.says("42")
+    # an upstream that never streamed is asked once more without, where it refuses
+    stage.ask()
     stage.says(Fault(400, "Too odd.", "odd", "too_odd"))
     with pytest.raises(openai.BadRequestError, match="Too odd"):
         stage.ask(key=SHADOW_KEY)
@@ -272,7 +315,7 @@ async def test_a_server_waits_for_shadows_only_so_long_and_stops_what_they_draw(
         async with bench(upstream.base_url) as made:
             query = made.query()
             with anyio.fail_after(5):
-                async with Shadows(made.batcher.submit, patience_s=0.05) as shadows:
+                async with Shadows(made.batcher.submit, patience=lambda: 0.05) as shadows:
                     assert shadows.start(lambda: _ready(query), ended.append)
                     await upstream.until(lambda: upstream.in_flight > 0)
                 await upstream.until(lambda: upstream.in_flight == 0)
@@ -289,16 +332,18 @@ async def test_what_goes_wrong_in_a_shadow_ends_no_other(error: Exception) -> No
     with FakeUpstream("42") as upstream:
         async with bench(upstream.base_url) as made:
             query = made.query()
-            async with Shadows(made.batcher.submit, patience_s=5) as shadows:
-                assert shadows.start(fails, ended.append)
-                await asyncio.sleep(0.01)
+            async with Shadows(made.batcher.submit, patience=lambda: 5) as shadows:
+                with capture_logs() as logged:
+                    assert shadows.start(fails, ended.append)
+                    await asyncio.sleep(0.01)
                 assert shadows.start(lambda: _ready(query), ended.append)
+    assert [line["event"] for line in logged] == ["shadow_failed"]
     assert ended == [query]
     assert len(query.drawn) == 4
 
 
 @pytest.mark.anyio
-async def test_no_more_shadows_run_at_once_than_there_is_room_for() -> None:
+async def test_no_more_shadows_run_at_once_than_there_is_room_for_and_the_log_tells_of_those_left_out() -> None:
     free = asyncio.Event()
 
     async def waits(query: Query) -> Verdict:
@@ -307,9 +352,11 @@ async def test_no_more_shadows_run_at_once_than_there_is_room_for() -> None:
 
     async with bench() as made:
         query = made.query()
-        async with Shadows(waits, patience_s=5) as shadows:
-            started = [shadows.start(lambda: _ready(query), lambda _: None) for _ in range(MOST_SHADOWS + 1)]
+        async with Shadows(waits, patience=lambda: 5) as shadows:
+            with capture_logs() as logged:
+                started = [shadows.start(lambda: _ready(query), lambda _: None) for _ in range(MOST_SHADOWS + 1)]
             assert started == [True] * MOST_SHADOWS + [False]
+            assert logged == [{"event": "shadow_left_out", "log_level": "warning", "running": MOST_SHADOWS}]
             free.set()
             await asyncio.sleep(0.01)
             assert shadows.start(lambda: _ready(query), lambda _: None)

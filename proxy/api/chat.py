@@ -3,74 +3,36 @@
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import aclosing
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 
 import orjson
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import Response
-from structlog.typing import FilteringBoundLogger
 
-from proxy.answers import Algebra, Groups
+from proxy.answers import Groups
 from proxy.api import dialect, render
 from proxy.api.counting import count
 from proxy.api.dialect import Dialect
+from proxy.api.entry import tried
 from proxy.api.progress import Progress
+from proxy.api.services import Services
 from proxy.api.serving import Reply, Served
-from proxy.api.wire import check_chat, error_response, parse_body, wish
-from proxy.auth import Auth, Caller
-from proxy.batcher import Batcher
-from proxy.calibration import Calibrator
-from proxy.config import GeneralSettings
+from proxy.api.wire import check_chat, error_response, wish
+from proxy.auth import Caller
 from proxy.core.calibration import Calibration
 from proxy.core.prior import Prior
-from proxy.errors import BodyTooLarge, BodyTooSlow, BudgetExceeded, ClientGone, RequestInvalid, TallyError
-from proxy.keeping import Keeper, fingerprint
-from proxy.plan import Planner
-from proxy.predictor import Predictor
+from proxy.errors import BudgetExceeded, ClientGone, RequestInvalid, TallyError
+from proxy.keeping import Try, fingerprint
+from proxy.plan import TRIAL
 from proxy.purse import Purse
 from proxy.query import Query
-from proxy.relay import Relay, relayable, sliceable
-from proxy.scoring import Scorer
-from proxy.telemetry import Metrics
-from proxy.trial import Shadows
+from proxy.relay import relayable, sliceable
 from proxy.types import JSON, Account, Plan
 from proxy.upstream import sse
-from proxy.upstream.catalogue import Catalogue
-from proxy.upstream.deployment import Deployment
+from proxy.upstream.routing import Route
 from proxy.upstream.usage import prompt_worth
 from proxy.verdict import Verdict
-
-BODY_S = 60.0
-"""How many seconds a body has to come in, unless the configuration says otherwise."""
-
-
-@dataclass(frozen=True, slots=True)
-class Services:
-    """What the endpoints work with, wired in `proxy.app`.
-
-    `clock` is monotonic seconds, `wall` seconds since 1970; `new_id` gives ids that are unique for ever, `number`
-    numbers that are unique in this process.
-    """
-
-    settings: GeneralSettings
-    auth: Auth
-    planner: Planner
-    catalogue: Catalogue
-    batcher: Batcher
-    keeper: Keeper
-    shadows: Shadows
-    relay: Relay
-    scorer: Callable[[Plan], Scorer | None]
-    predictor: Predictor | None
-    calibrator: Calibrator
-    algebra: Algebra | None
-    metrics: Metrics
-    log: FilteringBoundLogger
-    clock: Callable[[], float]
-    wall: Callable[[], float]
-    new_id: Callable[[], str]
-    number: Callable[[], int]
 
 
 class ChatEndpoint:
@@ -83,11 +45,12 @@ class ChatEndpoint:
     async def serve(self, request: Request) -> Response:
         """Check, plan, and answer with something that makes its reply while it is sent."""
         identity = self._services.new_id()
-        headers = {"x-request-id": f"req_{identity}"}
+        headers = self._services.door.headers(identity)
         started = self._services.clock()
         try:
-            caller, body = await self._came(request)
-            spoken = self._spoken(body)
+            # a key is asked for before the body is read
+            caller = await self._services.door.caller(request)
+            spoken = self._spoken(await self._services.door.body(request))
             query = await self._query(request, caller, spoken.asked, identity, started)
         except TallyError as error:
             self._services.metrics.requests.labels("", "", str(error.status)).inc()
@@ -95,9 +58,7 @@ class ChatEndpoint:
         headers["x-tally-strategy"] = query.plan.strategy.name
         if query.plan.reason:
             headers["x-tally-reason"] = query.plan.reason
-        # the official clients say how often they have tried
-        again = request.headers.get("x-stainless-retry-count", "0") != "0"
-        work = _Work(self._services, query, identity, headers, again=again)
+        work = _Work(self._services, query, identity, headers, tried(request.headers))
         make = work.relayed if relayable(query) else work.scaled
 
         async def told() -> Reply:
@@ -109,44 +70,33 @@ class ChatEndpoint:
             streamed=query.plan.stream,
             early=headers,
             budget_status=self._services.settings.budget_exceeded_status_code,
+            write_s=self._services.settings.write_s,
             ended=work.ended,
             notes=work.notes,
-        )
-
-    async def _came(self, request: Request) -> tuple[Caller, JSON]:
-        """Who asks, and the body; a key is asked for before the body is read."""
-        services = self._services
-        caller = await services.auth.caller(request.headers.get("authorization"))
-        services.auth.admit(caller.tenant)
-        return caller, parse_body(
-            await read_body(request, services.settings.max_request_bytes, services.settings.read_s)
+            broke=spoken.broke,
         )
 
     async def _query(self, request: Request, caller: Caller, body: JSON, identity: str, started: float) -> Query:
         services = self._services
         checked = check_chat(body, services.settings.max_messages)
         wanted = wish(checked, request.headers.get("x-tally-strategy"), request.path_params.get("strategy"))
-        deployment = services.catalogue.find(checked.model)
+        route = services.catalogue.find(checked.model)
         plan = services.planner.plan(body, wanted, caller.tenant)
-        if plan.stream and not deployment.streams and plan.choices > 1 and plan.strategy.name == "off":
+        if plan.stream and not route.streams and plan.choices > 1 and plan.strategy.name == "off":
             raise RequestInvalid("stream: this model does not stream several choices.", param="n", code="invalid_value")
         account = Account(caller.tenant.name, caller.key, identity)
         purse = Purse(caller.tenant, account, plan.max_request_nano)
-        purse.check_price(deployment)
-        return await _planned(services, plan, body, deployment=deployment, purse=purse, started=started)
+        purse.check_prices(route.own)
+        return await _planned(services, plan, body, route=route, purse=purse, started=started)
 
 
 class _Work:
-    """`again`: its client says that it has asked the same before."""
-
-    def __init__(
-        self, services: Services, query: Query, identity: str, headers: dict[str, str], *, again: bool
-    ) -> None:
+    def __init__(self, services: Services, query: Query, identity: str, headers: dict[str, str], tried: Try) -> None:
         self._services = services
         self._query = query
         self._identity = identity
         self._headers = headers
-        self._again = again
+        self._tried = tried
         self.notes: asyncio.Queue[bytes] | None = None
         if query.plan.stream and query.plan.strategy.name != "off" and Progress.wanted(query.request):
             progress = Progress(query)
@@ -157,11 +107,11 @@ class _Work:
         await self._claim()
         found = await self._services.batcher.submit(query)
         self._shadow()
-        head = self._head(found)
+        head, paid = self._head(found), self._services.settings.usage == "paid"
         if query.plan.stream:
-            events = _each(render.chunks(found, query.plan, query.request, head))
+            events = _each(render.chunks(found, query.plan, query.request, head, paid=paid))
             return Reply({**self._headers, **render.tally_headers(found)}, events=events)
-        body = orjson.dumps(render.completion(found, query.plan, query.request, head))
+        body = orjson.dumps(render.completion(found, query.plan, query.request, head, paid=paid))
         return Reply({**self._headers, **render.tally_headers(found)}, body)
 
     async def relayed(self) -> Reply:
@@ -171,6 +121,9 @@ class _Work:
             source = self._services.relay.stream(self._query)
             events = _before_end(await _primed(source), self._shadow)
             return Reply({**self._headers, **low}, events=events, source=source)
+        if self._query.plan.reason == TRIAL and sliceable(self._query):
+            # a call that is not streamed costs its worst case when its client goes, and nothing of it can be kept
+            return await self.scaled()
         try:
             raw, found = await self._services.relay.complete(self._query)
         except BudgetExceeded:
@@ -193,7 +146,7 @@ class _Work:
             services,
             plan,
             query.request,
-            deployment=query.deployment,
+            route=query.route,
             purse=replace(query.purse, held=0),
             started=services.clock(),
         )
@@ -204,7 +157,7 @@ class _Work:
 
     def _shadowed(self, shadow: Query) -> None:
         """Count what a shadow cost beyond the client's answer."""
-        served, metrics, model = self._query, self._services.metrics, self._query.deployment.model_name
+        served, metrics, model = self._query, self._services.metrics, self._query.route.model
         tokens, before = shadow.purse.paid, served.purse.paid
         metrics.tokens.labels(model, "prompt").inc(tokens.prompt - before.prompt)
         metrics.tokens.labels(model, "completion").inc(tokens.completion - before.completion)
@@ -215,11 +168,10 @@ class _Work:
         """Take over what an earlier try of the same request has drawn; one that is being stopped is waited for."""
         query, services = self._query, self._services
         key = (query.purse.account.key, query.plan, fingerprint(orjson.dumps(query.request)))
+        # what is not at hand then has the other half of the time to be drawn
+        half = max(0.0, query.deadline - services.clock()) / 2
         try:
-            async with asyncio.timeout(max(0.0, query.deadline - services.clock())):
-                query.claim = await services.keeper.claim(key, again=self._again)
-        except TimeoutError:
-            return
+            query.claim = await services.keeper.claim(key, self._tried, wait_s=half)
         except asyncio.CancelledError:
             services.batcher.decline(query)
             raise
@@ -236,7 +188,7 @@ class _Work:
             services.metrics,
             services.log,
             purse=query.purse,
-            model=query.deployment.model_name,
+            model=query.route.model,
             strategy=query.plan.strategy.name,
             status=status,
             seconds=services.clock() - query.started,
@@ -250,24 +202,22 @@ class _Work:
         return {**own, **kept, "model": self._query.plan.model}
 
 
-async def _planned(
-    services: Services, plan: Plan, body: JSON, *, deployment: Deployment, purse: Purse, started: float
-) -> Query:
+async def _planned(services: Services, plan: Plan, body: JSON, *, route: Route, purse: Purse, started: float) -> Query:
     """The query that a plan makes of a request; `started` is on the monotonic clock."""
     # what is passed through has the time that its provider takes
-    deadline = started + (deployment.timeout if plan.strategy.name == "off" else plan.strategy.deadline_s)
+    deadline = started + (route.timeout if plan.strategy.name == "off" else plan.strategy.deadline_s)
     return Query(
         id=services.number(),
         plan=plan,
         request=body,
-        deployment=deployment,
+        route=route,
         purse=purse,
         started=started,
         deadline=deadline,
         scorer=services.scorer(plan),
         prior=await _prior(services, plan, body),
         calibration=await _calibration(services, plan),
-        overhead=prompt_worth(body, deployment) if plan.strategy.name == "adaptive" else 0.0,
+        overhead=prompt_worth(body, route.first) if plan.strategy.name == "adaptive" else 0.0,
         groups=Groups(plan.answer, services.algebra, clock=services.clock, deadline=deadline),
     )
 
@@ -282,35 +232,6 @@ async def _calibration(services: Services, plan: Plan) -> Calibration | None:
     if plan.strategy.name == "off":
         return None
     return await services.calibrator.of(plan.tenant.name, plan.model, plan.strategy.name)
-
-
-async def read_body(request: Request, limit: int, seconds: float = BODY_S) -> bytes:
-    """The body, at most `limit` bytes of it, that has come in `seconds`.
-
-    Raises BodyTooLarge, where the headers tell the size before it came, BodyTooSlow, and ClientGone.
-    """
-    declared = request.headers.get("content-length", "0")
-    if not (declared.isdigit() and int(declared) > limit):
-        try:
-            async with asyncio.timeout(seconds):
-                body = await _read(request, limit)
-        except ClientDisconnect:
-            raise ClientGone from None
-        except TimeoutError:
-            raise BodyTooSlow(f"The body did not come within {seconds:g} seconds.") from None
-        if body is not None:
-            return body
-    raise BodyTooLarge(f"The body is larger than {limit} bytes.")
-
-
-async def _read(request: Request, limit: int) -> bytes | None:
-    parts, size = [], 0
-    async for part in request.stream():
-        parts.append(part)
-        size += len(part)
-        if size > limit:
-            return None
-    return b"".join(parts)
 
 
 async def _primed(events: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:

@@ -25,7 +25,10 @@ from proxy.upstream import sse
 _MAX_TOKENS = 16
 _MOST_LOGPROBS = 5
 _OWN = frozenset({"prompt", "suffix", "echo", "best_of", "logprobs"})
-_OF_CHATS = ("messages", "tools", "functions", "audio")
+_OF_CHATS = (
+    *("messages", "tools", "tool_choice", "parallel_tool_calls", "functions", "function_call"),
+    *("modalities", "audio"),
+)
 _CHAT_ID, _ID = "chatcmpl-", "cmpl-"
 _CALLED = ("tool_calls", "function_call")
 _EVENT = b"data: "

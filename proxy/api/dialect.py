@@ -3,16 +3,21 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from proxy.api.serving import Reply
+from proxy.api.serving import Reply, error_event
+from proxy.errors import RequestInvalid, TallyError
 from proxy.types import JSON
 
 
 @dataclass(frozen=True, slots=True)
 class Spoken:
-    """One request: `asked` is the chat request that it means, `told` puts a chat's reply into the endpoint's shape."""
+    """One request: `asked` is the chat request that it means, `told` puts a chat's reply into the endpoint's shape.
+
+    `broke` is how the endpoint tells, in a stream that is open, that there will be no more of it.
+    """
 
     asked: JSON
     told: Callable[[Reply], Reply]
+    broke: Callable[[TallyError], bytes] = error_event
 
 
 Dialect = Callable[[JSON], Spoken]
@@ -22,3 +27,13 @@ Dialect = Callable[[JSON], Spoken]
 def chat(body: JSON) -> Spoken:
     """`/v1/chat/completions` itself: nothing is changed."""
     return Spoken(body, lambda reply: reply)
+
+
+def invalid(param: str, reason: str) -> RequestInvalid:
+    """The error to raise for a field that has the wrong shape."""
+    return RequestInvalid(f"{param}: {reason}.", param=param, code="invalid_value")
+
+
+def unsupported(param: str, reason: str) -> RequestInvalid:
+    """The error to raise for a field that no chat can keep."""
+    return RequestInvalid(f"{param}: {reason}.", param=param, code="unsupported_value")

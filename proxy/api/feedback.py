@@ -1,6 +1,6 @@
 """`POST /v1/feedback`: whether an answer was right, told by the tenant who got it."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable
 from typing import Annotated, Protocol
 
 import orjson
@@ -8,13 +8,12 @@ from pydantic import BaseModel, ConfigDict, Field, StrictBool
 from starlette.requests import Request
 from starlette.responses import Response
 
-from proxy.api.chat import read_body
-from proxy.api.wire import error_response, known_strategy, parse_body, validated
-from proxy.auth import Auth
+from proxy.api.entry import Door
+from proxy.api.wire import error_response, validated
 from proxy.errors import NotFound, TallyError
 
 _MOST_BYTES = 4096
-_PREFIXES = ("chatcmpl-", "cmpl-")
+_PREFIXES = ("chatcmpl-", "cmpl-", "resp_")
 
 
 class Feedback(BaseModel):
@@ -36,18 +35,16 @@ class Tell(Protocol):
 class FeedbackEndpoint:
     """Takes feedback. It spends nothing, and the last word on an answer counts."""
 
-    def __init__(self, auth: Auth, tell: Tell, *, new_id: Callable[[], str]) -> None:
-        self._auth = auth
+    def __init__(self, door: Door, tell: Tell) -> None:
+        self._door = door
         self._tell = tell
-        self._new_id = new_id
 
     async def serve(self, request: Request) -> Response:
         """Keep one piece of feedback, and say it again."""
-        headers = {"x-request-id": f"req_{self._new_id()}"}
+        headers = self._door.headers()
         try:
-            caller = await self._auth.caller(request.headers.get("authorization"))
-            known_strategy(request.path_params.get("strategy"), "path")
-            feedback = validated(Feedback, parse_body(await read_body(request, _MOST_BYTES)))
+            caller = await self._door.caller(request)
+            feedback = validated(Feedback, await self._door.body(request, _MOST_BYTES))
             if not await self._tell(caller.tenant.name, _request(feedback.id), correct=feedback.correct):
                 raise NotFound(
                     f"You have no answer with the id {feedback.id!r}. Feedback goes by tally's own ids, of replies that"

@@ -7,8 +7,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from proxy.api.wire import error_response
 from proxy.errors import Overloaded
 
-FREE = ("/health", "/metrics")
-"""Beginnings of the paths that are always answered: whoever watches a full server must see that it lives."""
+FREE = frozenset({"/health/liveliness", "/health/liveness", "/health/readiness", "/metrics"})
+"""The paths that are always answered: whoever watches a full server must see that it lives."""
 
 _RETRY_S = 1.0
 
@@ -30,7 +30,7 @@ class Gate:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, or refuse it."""
-        if scope["type"] != "http" or scope["path"].startswith(FREE):
+        if scope["type"] != "http" or scope["path"] in FREE:
             await self._app(scope, receive, send)
             return
         if self._inside >= self._most:

@@ -1,13 +1,11 @@
 """`GET /v1/models`: what is on offer to the caller."""
 
-from collections.abc import Callable
-
 import orjson
 from starlette.requests import Request
 from starlette.responses import Response
 
-from proxy.api.wire import error_response, known_strategy
-from proxy.auth import Auth
+from proxy.api.entry import Door
+from proxy.api.wire import error_response
 from proxy.errors import NotFound, TallyError
 from proxy.types import JSON
 from proxy.upstream.catalogue import Catalogue
@@ -16,18 +14,16 @@ from proxy.upstream.catalogue import Catalogue
 class ModelsEndpoint:
     """Lists models, or tells of one. `created` is when this server started, in seconds since 1970."""
 
-    def __init__(self, auth: Auth, catalogue: Catalogue, *, created: int, new_id: Callable[[], str]) -> None:
-        self._auth = auth
+    def __init__(self, door: Door, catalogue: Catalogue, *, created: int) -> None:
+        self._door = door
         self._catalogue = catalogue
         self._created = created
-        self._new_id = new_id
 
     async def serve(self, request: Request) -> Response:
         """Answer for the list, or for the model that the path names."""
-        headers = {"x-request-id": f"req_{self._new_id()}"}
+        headers = self._door.headers()
         try:
-            caller = await self._auth.caller(request.headers.get("authorization"))
-            known_strategy(request.path_params.get("strategy"), "path")
+            caller = await self._door.caller(request, counted=False)
             allowed = caller.tenant.models
             names = [name for name in self._catalogue.names() if allowed is None or name in allowed]
             wanted = request.path_params.get("model")

@@ -16,18 +16,19 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.requests import Request
 from starlette.responses import Response
 
-from proxy.api.chat import Services, read_body
 from proxy.api.counting import count
+from proxy.api.services import Services
 from proxy.api.serving import Reply, Served
-from proxy.api.wire import TallyWish, error_response, known_strategy, parse_body, validated
+from proxy.api.wire import TallyWish, error_response, known_strategy, validated
 from proxy.errors import BudgetExceeded, ClientGone, TallyError
-from proxy.ledger import Ledger, RequestRow
+from proxy.ledger import Ledger
 from proxy.metering import Errand, Meter
-from proxy.money import nano_usd, usd
-from proxy.plan import check_model
+from proxy.money import usd
+from proxy.plan import check_model, request_limit
 from proxy.purse import Purse
-from proxy.types import JSON, Account, Tenant
-from proxy.upstream.deployment import Deployment
+from proxy.types import JSON, Account
+from proxy.upstream.routing import Route
+from proxy.verdict import bare_row
 
 PATHS = ("embeddings", "moderations", "rerank")
 """What is passed through, below `/v1/`; a path is the purpose of its draw in the ledger, too."""
@@ -50,7 +51,7 @@ class _Passed:
     """One request on its way. `started` and `deadline` are on the monotonic clock."""
 
     body: JSON
-    deployment: Deployment
+    route: Route
     purse: Purse
     started: float
     deadline: float
@@ -69,7 +70,7 @@ class PassthroughEndpoint:
         """Check, and answer with something that makes its reply while it is sent."""
         services = self._services
         identity = services.new_id()
-        headers = {"x-request-id": f"req_{identity}"}
+        headers = services.door.headers(identity)
         try:
             passed = await self._passed(request, identity)
         except TallyError as error:
@@ -82,45 +83,44 @@ class PassthroughEndpoint:
             streamed=False,
             early=headers,
             budget_status=services.settings.budget_exceeded_status_code,
+            write_s=services.settings.write_s,
             ended=lambda status: self._ended(passed, status),
         )
 
     async def _passed(self, request: Request, identity: str) -> _Passed:
         services = self._services
         started = services.clock()
-        caller = await services.auth.caller(request.headers.get("authorization"))
-        services.auth.admit(caller.tenant)
-        settings = services.settings
-        body = parse_body(await read_body(request, settings.max_request_bytes, settings.read_s))
+        caller = await services.door.caller(request)
+        body = await services.door.body(request)
         if self._path == "moderations" and body.get("model") is None:
             # the one path where OpenAI has a model of its own
             body["model"] = _MODERATOR
         checked = validated(PassedRequest, body)
         known_strategy(request.headers.get("x-tally-strategy"), "x-tally-strategy")
-        known_strategy(request.path_params.get("strategy"), "path")
-        deployment = services.catalogue.find(checked.model)
+        route = services.catalogue.find(checked.model)
         check_model(caller.tenant, checked.model)
         account = Account(caller.tenant.name, caller.key, identity)
-        purse = Purse(caller.tenant, account, _limit(caller.tenant, checked.tally))
-        purse.check_price(deployment)
-        return _Passed(body, deployment, purse, started, started + deployment.timeout)
+        asked = None if checked.tally is None else checked.tally.max_cost_usd
+        purse = Purse(caller.tenant, account, request_limit(caller.tenant, asked))
+        purse.check_prices(route.own)
+        return _Passed(body, route, purse, started, started + route.timeout)
 
     async def _reply(self, passed: _Passed, headers: dict[str, str]) -> Reply:
-        deployment, purse = passed.deployment, passed.purse
+        route, purse = passed.route, passed.purse
         async with self._recorded(passed):
             posted = await self._meter.passed(
                 purse,
-                deployment,
+                route,
                 self._path,
-                deployment.body(passed.body),
+                passed.body,
                 Errand(self._path),
                 deadline=passed.deadline,
             )
             if posted is None:
                 raise BudgetExceeded("The budget does not hold this request.")
-        raw, payload = posted
-        if "model" in payload and deployment.endpoint.model != deployment.model_name:
-            raw = orjson.dumps({**payload, "model": deployment.model_name})
+        raw, payload, deployment = posted
+        if "model" in payload and deployment.endpoint.model != route.model:
+            raw = orjson.dumps({**payload, "model": route.model})
         return Reply({**headers, "x-tally-cost-usd": usd(purse.spent)}, raw)
 
     @asynccontextmanager
@@ -138,40 +138,18 @@ class PassthroughEndpoint:
         self._record(passed, 200, self._path)
 
     def _record(self, passed: _Passed, status: int, reason: str | None) -> None:
-        self._ledger.record(
-            RequestRow(
-                account=passed.purse.account,
-                model=passed.deployment.model_name,
-                strategy=_OFF,
-                status=status,
-                samples=0,
-                abstained=0,
-                rounds=0,
-                winner=None,
-                answer=None,
-                first_answer=None,
-                confidence=None,
-                cost_nano=passed.purse.spent,
-                reason=reason,
-                latency_ms=int((self._services.clock() - passed.started) * 1000),
-            )
-        )
+        latency_ms = int((self._services.clock() - passed.started) * 1000)
+        row = bare_row(passed.purse, passed.route.model, _OFF, status=status, reason=reason, latency_ms=latency_ms)
+        self._ledger.record(row)
 
     def _ended(self, passed: _Passed, status: int) -> None:
         count(
             self._services.metrics,
             self._services.log,
             purse=passed.purse,
-            model=passed.deployment.model_name,
+            model=passed.route.model,
             strategy=_OFF,
             status=status,
             seconds=self._services.clock() - passed.started,
             samples=None,
         )
-
-
-def _limit(tenant: Tenant, asked: TallyWish | None) -> int | None:
-    """The most nano-USD that a request may cost: the lower of the tenant's limit and its own."""
-    own = None if asked is None or asked.max_cost_usd is None else nano_usd(asked.max_cost_usd)
-    limits = [limit for limit in (own, tenant.max_request_nano) if limit is not None]
-    return min(limits) if limits else None

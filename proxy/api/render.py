@@ -13,8 +13,11 @@ PING = b": ping\n\n"
 LOW_CONFIDENCE: Mapping[str, str] = {"x-tally-low-confidence": "true"}
 
 
-def completion(found: Verdict, plan: Plan, request: JSON, head: JSON) -> JSON:
-    """`chat.completion` with each winning sample's own message; `head` holds its id, created and model."""
+def completion(found: Verdict, plan: Plan, request: JSON, head: JSON, *, paid: bool = False) -> JSON:
+    """`chat.completion` with each winning sample's own message; `head` holds its id, created and model.
+
+    `paid`: its usage is every token that was paid for.
+    """
     body: JSON = {
         "id": head["id"],
         "object": "chat.completion",
@@ -29,7 +32,7 @@ def completion(found: Verdict, plan: Plan, request: JSON, head: JSON) -> JSON:
             }
             for index, choice in enumerate(found.choices)
         ],
-        "usage": found.usage,
+        "usage": found.paid_usage if paid else found.usage,
         **_rest(found),
     }
     if plan.show_tally:
@@ -37,7 +40,7 @@ def completion(found: Verdict, plan: Plan, request: JSON, head: JSON) -> JSON:
     return body
 
 
-def chunks(found: Verdict, plan: Plan, request: JSON, head: JSON) -> Iterator[bytes]:
+def chunks(found: Verdict, plan: Plan, request: JSON, head: JSON, *, paid: bool = False) -> Iterator[bytes]:
     """The same as server-sent events: of each choice the role, the message, the finish; the usage if asked; `[DONE]`.
 
     The last chunk before `[DONE]` carries the `tally` object.
@@ -57,7 +60,7 @@ def chunks(found: Verdict, plan: Plan, request: JSON, head: JSON) -> Iterator[by
     payloads = [{**common, "choices": [delta]} for delta in deltas]
     if plan.include_usage:
         payloads = [{**payload, "usage": None} for payload in payloads]
-        payloads.append({**common, "choices": [], "usage": found.usage})
+        payloads.append({**common, "choices": [], "usage": found.paid_usage if paid else found.usage})
     if plan.show_tally:
         payloads[-1]["tally"] = found.tally()
     yield from map(event, payloads)
@@ -105,7 +108,4 @@ def _delta(index: int, delta: JSON, finish: str | None = None) -> JSON:
 
 
 def _rest(found: Verdict) -> JSON:
-    rest = {"system_fingerprint": found.head.get("system_fingerprint")}
-    if found.head.get("service_tier"):
-        rest["service_tier"] = found.head["service_tier"]
-    return rest
+    return {name: found.head[name] for name in ("system_fingerprint", "service_tier") if found.head.get(name)}

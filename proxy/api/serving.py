@@ -6,16 +6,18 @@ from contextlib import aclosing
 from dataclasses import dataclass
 
 from starlette.responses import Response
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from proxy.api.render import PING, event
 from proxy.api.wire import envelope, error_response, scrubbed, shown_status
-from proxy.errors import TallyError
+from proxy.errors import ClientGone, TallyError
 
 HOLD_S = 10.0
 """How long the headers of a stream are held back, so that an early failure keeps its status; then between pings."""
 
-_GONE = 499
+WRITE_S = 60.0
+"""How long a client may take nothing of what is sent to it, before it counts as gone."""
+
 _STREAM_HEADERS = {"content-type": "text/event-stream; charset=utf-8", "cache-control": "no-cache"}
 
 
@@ -39,11 +41,17 @@ class Reply:
                 await part.aclose()
 
 
+def error_event(error: TallyError) -> bytes:
+    """An error in a chat's stream."""
+    return event(envelope(error))
+
+
 class Served(Response):
     """An ASGI response that makes its reply (`work`) while it is sent, and cancels it when the client goes.
 
     `streamed`: after `hold_s` seconds without a reply the stream is opened with `early` headers, and kept alive with
-    comments; with `notes`, lines to send as they come, it is opened at once. `budget_status` stands for 402.
+    comments; with `notes`, lines to send as they come, it is opened at once. `budget_status` stands for 402. `broke` is
+    what is sent for an error once the stream is open. A client that reads nothing for `write_s` seconds is gone.
     """
 
     def __init__(
@@ -54,8 +62,10 @@ class Served(Response):
         early: Mapping[str, str],
         budget_status: int = 402,
         hold_s: float = HOLD_S,
+        write_s: float = WRITE_S,
         ended: Callable[[int], None] = lambda _: None,
         notes: "asyncio.Queue[bytes] | None" = None,
+        broke: Callable[[TallyError], bytes] = error_event,
     ) -> None:
         super().__init__()
         self._work = work
@@ -63,7 +73,9 @@ class Served(Response):
         self._early = early
         self._budget_status = budget_status
         self._hold_s = hold_s
+        self._write_s = write_s
         self._ended = ended
+        self._broke = broke
         self._at_once = notes is not None
         self._notes = notes or asyncio.Queue()
         self._opened = False
@@ -73,17 +85,23 @@ class Served(Response):
         """Serve the reply until it is sent or the client is gone."""
         try:
             async with asyncio.TaskGroup() as tasks:
-                served = tasks.create_task(self._serve(scope, receive, send))
+                served = tasks.create_task(self._serve(scope, receive, _bounded(send, self._write_s)))
                 gone = tasks.create_task(_disconnected(receive))
                 await asyncio.wait({served, gone}, return_when=asyncio.FIRST_COMPLETED)
                 if not served.done():
-                    self._status = _GONE
+                    self._status = ClientGone.status
                 served.cancel()
                 gone.cancel()
         finally:
             self._ended(self._status)
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await self._answer(scope, receive, send)
+        except ClientGone as gone:
+            self._status = gone.status
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             reply = await self._reply(send)
             self._status = 200
@@ -92,11 +110,13 @@ class Served(Response):
             else:
                 async with aclosing(reply):
                     await self._stream(reply.events, reply.headers, send)
+        except ClientGone:
+            raise
         except TallyError as error:
             shown = scrubbed(error)
             self._status = shown_status(shown, self._budget_status)
             if self._opened:
-                await _body(send, event(envelope(shown)), more=False)
+                await _body(send, self._broke(shown), more=False)
             else:
                 await error_response(error, self._early, self._budget_status)(scope, receive, send)
 
@@ -115,10 +135,13 @@ class Served(Response):
                 finally:
                     waiting.cancel()
             await self._tell_rest(send)
-        except asyncio.CancelledError:
+        except (asyncio.CancelledError, ClientGone, ExceptionGroup) as error:
             # the client went just when its reply had come
             if isinstance(found, Reply):
                 await found.aclose()
+            if isinstance(error, ExceptionGroup):
+                # of the two that ran here one failed, and the other was cancelled
+                raise error.exceptions[0] from None
             raise
         if isinstance(found, TallyError):
             raise found
@@ -160,6 +183,19 @@ class Served(Response):
 
 async def _body(send: Send, data: bytes, *, more: bool = True) -> None:
     await send({"type": "http.response.body", "body": data, "more_body": more})
+
+
+def _bounded(send: Send, seconds: float) -> Send:
+    """The same, for a client that reads; one that takes nothing for so long holds its place from others."""
+
+    async def sent(message: Message) -> None:
+        try:
+            async with asyncio.timeout(seconds):
+                await send(message)
+        except TimeoutError:
+            raise ClientGone from None
+
+    return sent
 
 
 async def _disconnected(receive: Receive) -> None:

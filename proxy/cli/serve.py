@@ -3,6 +3,8 @@
 import ipaddress
 import os
 import socket
+import sys
+from contextlib import suppress
 from functools import cache
 from math import ceil
 from pathlib import Path
@@ -11,6 +13,9 @@ import click
 
 from proxy.cli.books import clear_errors
 from proxy.errors import ConfigError, Problem
+
+_NOT_STARTED = 3
+"""The exit status of a server that could not listen; its log says why."""
 
 
 @click.command()
@@ -26,6 +31,7 @@ def serve(config_path: Path | None, host: str, port: int) -> None:
 
     from proxy.app import Tally
     from proxy.cli.guard import guarded
+    from proxy.cli.server import Server
     from proxy.config import load_config
     from proxy.telemetry import configure_logging
     from proxy.upstream.checking import check_models
@@ -48,7 +54,7 @@ def serve(config_path: Path | None, host: str, port: int) -> None:
                 )
             ]
         )
-    uvicorn.run(
+    settings = uvicorn.Config(
         tally.application(),
         host=host,
         port=port,
@@ -62,6 +68,11 @@ def serve(config_path: Path | None, host: str, port: int) -> None:
         # a request that began just now has its whole deadline, and a moment to be answered
         timeout_graceful_shutdown=min(ceil(config.scaling.deadline_s) + 5, config.general_settings.shutdown_s),
     )
+    server = Server(settings, tally.stopping)
+    with suppress(KeyboardInterrupt):
+        server.run()
+    if not server.started:
+        sys.exit(_NOT_STARTED)
 
 
 def _loopback(host: str) -> bool:
