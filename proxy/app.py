@@ -17,6 +17,7 @@ from fastapi import FastAPI
 from starlette.exceptions import HTTPException
 
 from proxy import __version__
+from proxy.admission import Admission
 from proxy.answers.workers import Workers
 from proxy.api.chat import ChatEndpoint
 from proxy.api.completions import legacy
@@ -168,7 +169,7 @@ class Tally:
         settings = self.config.general_settings
         auth = Auth(self._ledger, master_key=settings.master_key, open_to_all=self._open_to_all, clock=time.monotonic)
         new_id = _identity
-        door = Door(auth, settings, new_id)
+        door = Door(auth, Admission(time.monotonic), settings, new_id)
         services = Services(
             settings=settings,
             door=door,

@@ -1,13 +1,13 @@
-"""From a bearer key to the tenant who pays, and whether it may come in just now."""
+"""From a bearer key to the tenant who pays, within the limits of both."""
 
 import hmac
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from proxy.core.rate import admit
-from proxy.errors import NotAllowed, NotAuthenticated, RateLimited
+from proxy.errors import NotAllowed, NotAuthenticated
 from proxy.ledger import Ledger
-from proxy.types import Tenant
+from proxy.ledger.counters import key_scope, tenant_scope
+from proxy.types import Key, Limits, Tenant
 
 CACHE_S = 1.0
 _MOST_CACHED = 10_000
@@ -18,10 +18,22 @@ MASTER = Tenant(name="master")
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who calls: the tenant, and the public id of its key (None: no key was needed, or the master key)."""
+    """Who calls: the tenant, narrowed to what its key may do, and the key (None: none was needed, or the master key).
+
+    `scopes` are the limits of each by the names of their scopes. `left` is the share, in [0, 1], that is left of the
+    budget window which has least left; `soft`: a soft budget is used up.
+    """
 
     tenant: Tenant
-    key: str | None
+    key: Key | None = None
+    scopes: tuple[tuple[str, Limits], ...] = ()
+    left: float = 1.0
+    soft: bool = False
+
+    @property
+    def key_id(self) -> str | None:
+        """The key's public id."""
+        return None if self.key is None else self.key.id
 
 
 class Auth:
@@ -39,33 +51,25 @@ class Auth:
         self._open = open_to_all
         self._clock = clock
         self._known: dict[str, tuple[float, Caller]] = {}
-        self._arrivals: dict[str, int] = {}
 
     async def caller(self, authorization: str | None) -> Caller:
         """The caller with this `Authorization` header. Raises NotAuthenticated, NotAllowed or LedgerUnavailable."""
-        scheme, _, key = (authorization or "").partition(" ")
-        key = key.strip()
         if self._open:
-            return Caller(LOCAL, None)
-        if scheme.lower() != "bearer" or not key:
-            raise NotAuthenticated("No API key was given: send it as `Authorization: Bearer KEY`.")
-        if self._master is not None and hmac.compare_digest(key.encode(), self._master.encode()):
-            return Caller(MASTER, None)
+            return Caller(LOCAL)
+        key = bearer(authorization)
+        if self.is_master(key):
+            return Caller(MASTER)
         caller = await self._lookup(key)
-        if caller.tenant.blocked:
-            raise NotAllowed(f"The tenant {caller.tenant.name!r} is blocked.", code="tenant_blocked")
+        tenant, own = caller.tenant, caller.key
+        if own is not None and own.blocked:
+            raise NotAllowed(f"The key {own.id!r} is blocked.", code="key_blocked")
+        if tenant.blocked:
+            raise NotAllowed(f"The tenant {tenant.name!r} is blocked.", code="tenant_blocked")
         return caller
 
-    def admit(self, tenant: Tenant) -> None:
-        """Count a request of `tenant` against its requests a minute. Raises RateLimited."""
-        if tenant.rpm_limit is None:
-            return
-        verdict = admit(self._arrivals.get(tenant.name, 0), self._clock(), tenant.rpm_limit)
-        if not verdict.allowed:
-            raise RateLimited(
-                f"Rate limit reached: {tenant.rpm_limit} requests a minute.", retry_after=verdict.retry_after
-            )
-        self._arrivals[tenant.name] = verdict.tat
+    def is_master(self, key: str) -> bool:
+        """Whether it is the master key."""
+        return self._master is not None and hmac.compare_digest(key.encode(), self._master.encode())
 
     async def _lookup(self, key: str) -> Caller:
         now = self._clock()
@@ -78,7 +82,22 @@ class Auth:
             raise NotAuthenticated("The API key is unknown, revoked or expired.")
         if len(self._known) >= _MOST_CACHED:
             self._known.clear()
-        tenant, known_key = found
-        caller = Caller(tenant, known_key.id)
+        tenant, own = found.tenant, found.key
+        caller = Caller(
+            tenant=tenant.narrowed(own),
+            key=own,
+            scopes=((tenant_scope(tenant.name), tenant), (key_scope(own.id), own)),
+            left=found.left,
+            soft=found.soft,
+        )
         self._known[key] = (now + CACHE_S, caller)
         return caller
+
+
+def bearer(authorization: str | None) -> str:
+    """The key in an `Authorization` header. Raises NotAuthenticated."""
+    scheme, _, key = (authorization or "").partition(" ")
+    key = key.strip()
+    if scheme.lower() != "bearer" or not key:
+        raise NotAuthenticated("No API key was given: send it as `Authorization: Bearer KEY`.")
+    return key

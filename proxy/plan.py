@@ -2,11 +2,12 @@
 
 from dataclasses import dataclass, replace
 from decimal import Decimal
+from math import ceil
 
 from proxy.answers import declared, prompt_text
 from proxy.answers.central import picks
 from proxy.config import Config
-from proxy.errors import NotAllowed, RequestInvalid
+from proxy.errors import BudgetExceeded, NotAllowed, RequestInvalid
 from proxy.money import nano_usd
 from proxy.patterns import pattern
 from proxy.trial import lot
@@ -26,6 +27,15 @@ _FIXED = frozenset({"off", "self_consistency", "best_of_n"})
 
 TRIAL = "trial"
 """Why a request that could have been scaled was answered by one sample: its tenant only tries tally."""
+
+BUDGET = "budget"
+"""Why a request that could have been scaled was answered by one sample: its tenant's budget runs short."""
+
+_SINGLE_BELOW = 0.02
+_SHORT = ((0.05, 0.25), (0.1, 0.5))
+"""Below which share of a budget which share of samples and rounds is drawn."""
+_FEWEST = 3
+"""Two samples never help a vote."""
 
 _COLD = 0.1
 """Up to this temperature samples would be alike (some clients send 0.1 for 0)."""
@@ -57,11 +67,12 @@ class Planner:
         self._store_questions = config.scaling.store_questions
         self._catalogue = catalogue
 
-    def plan(self, request: JSON, wish: Wish, tenant: Tenant) -> Plan:
-        """The plan for `request`.
+    def plan(self, request: JSON, wish: Wish, tenant: Tenant, *, left: float = 1.0, soft: bool = False) -> Plan:
+        """The plan for `request` of a tenant of whose budget the share `left` is left; `soft`: a soft one is used up.
 
-        Raises NotAllowed for a model off the tenant's list, RequestInvalid for an `n` over a cap, and where an answer
-        is to be refused below a confidence that it cannot have.
+        Raises NotAllowed for a model or a strategy off the tenant's list, RequestInvalid for an `n` over a cap, and
+        where an answer is to be refused below a confidence that it cannot have, BudgetExceeded where the budget holds
+        no vote and the tenant wants nothing less.
         """
         model = request["model"]
         check_model(tenant, model)
@@ -69,6 +80,11 @@ class Planner:
         answer = wish.answer or tenant.answer or self._ruled(request) or self._catalogue.answer(model) or self._answer
         name = wish.strategy or tenant.strategy or self._catalogue.strategy(model) or self._default.name
         blind = picks(answer) and name not in _FIXED
+        if wish.strategy is not None:
+            check_strategy(tenant, name)
+        elif tenant.strategies is not None and name not in tenant.strategies:
+            # what nobody asked for by name is what the tenant may have
+            name = next(iter(tenant.strategies), "off")
         strategy = self._capped("self_consistency" if blind else name, wish, tenant, choices)
         if picks(answer) and strategy.verdict == "weighted":
             # texts have no votes to weigh, and scores that nobody looks at would be paid for all the same
@@ -96,7 +112,25 @@ class Planner:
             low_confidence=wish.low_confidence,
             choices=choices,
         )
-        return self._on_trial(plan, request, wish)
+        return self._on_trial(self._degraded(plan, wish, left=left, soft=soft), request, wish)
+
+    def _degraded(self, plan: Plan, wish: Wish, *, left: float, soft: bool) -> Plan:
+        """The same while there is budget; as it runs short fewer draws and rounds, then one sample."""
+        tenant, strategy = plan.tenant, plan.strategy
+        if strategy.name == "off":
+            return plan
+        if (soft and tenant.scale_until == "soft") or left < _SINGLE_BELOW:
+            if tenant.on_exhausted == "refuse":
+                raise BudgetExceeded("The budget holds no vote, and this tenant wants no single sample.")
+            single = self._capped("off", wish, tenant, plan.choices)
+            return replace(plan, strategy=single, reason=BUDGET, probe=False, degraded="single")
+        share = next((share for below, share in _SHORT if left < below), None)
+        if share is None:
+            return plan
+        fewer = {name: ceil(getattr(strategy, name) * share) for name in ("samples", "max_samples", "max_rounds")}
+        fewer |= {name: max(plan.choices, fewer[name], _FEWEST) for name in ("samples", "max_samples")}
+        capped = {name: min(number, getattr(strategy, name)) for name, number in fewer.items()}
+        return replace(plan, strategy=replace(strategy, **capped), degraded="rounds")
 
     def _on_trial(self, plan: Plan, request: JSON, wish: Wish) -> Plan:
         """The same, or one sample where the tenant is on trial, beside a vote in the background where it is shadowed.
@@ -127,8 +161,9 @@ class Planner:
         # the server's own cap is for samples that nobody asked for
         most = max(choices, min([self._default.max_samples, *_caps(wish, tenant)]))
         samples = max(choices, min(wish.samples or self._default.samples, most))
+        rounds = min(self._default.max_rounds, tenant.max_rounds or self._default.max_rounds)
         verdict = wish.verdict or self._default.verdict
-        return replace(self._default, name=name, samples=samples, max_samples=most, verdict=verdict)
+        return replace(self._default, name=name, samples=samples, max_samples=most, max_rounds=rounds, verdict=verdict)
 
 
 def check_model(tenant: Tenant, model: str) -> None:
@@ -143,6 +178,16 @@ def request_limit(tenant: Tenant, asked: Decimal | None) -> int | None:
     """The most nano-USD that a request may cost: the tenant's limit or what was `asked`, in US dollars, if lower."""
     limits = [tenant.max_request_nano, None if asked is None else nano_usd(asked)]
     return min((limit for limit in limits if limit is not None), default=None)
+
+
+def check_strategy(tenant: Tenant, name: StrategyName) -> None:
+    """Raises NotAllowed for a strategy off the tenant's list; one sample is always allowed."""
+    if tenant.strategies is not None and name != "off" and name not in tenant.strategies:
+        raise NotAllowed(
+            f"The tenant {tenant.name!r} may not use the strategy {name!r}.",
+            code="strategy_not_allowed",
+            param="tally.strategy",
+        )
 
 
 def _caps(wish: Wish, tenant: Tenant) -> list[int]:

@@ -1,7 +1,9 @@
 """Values that several rooms hand to each other."""
 
-from dataclasses import dataclass, field
-from typing import Any, Literal, get_args
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, TypeVar, get_args
+
+T = TypeVar("T")
 
 JSON = dict[str, Any]
 """A JSON object, as a client or an upstream sent it."""
@@ -45,6 +47,7 @@ Pick = Literal["none", "central", "universal"]
 LowConfidence = Literal["mark", "refuse"]
 ScaleUntil = Literal["hard", "soft"]
 OnExhausted = Literal["single", "refuse"]
+Degraded = Literal["rounds", "single"]
 
 ScorerKind = Literal["logprobs", "judge", "reward", "agreement"]
 Confidence = Literal["mean", "lowest_group"]
@@ -122,6 +125,11 @@ class Limits:
         return Budget(self.duration, self.max_nano, self.max_tokens, self.max_drawn), *self.budgets
 
     @property
+    def limits_anything(self) -> bool:
+        """Whether any budget window has a limit."""
+        return any((each.max_nano, each.max_tokens, each.max_samples) != (None, None, None) for each in self.windows)
+
+    @property
     def limits_money(self) -> bool:
         """Whether a limit in money holds, so that what has no price may not be bought."""
         return any(budget.max_nano is not None for budget in self.windows)
@@ -143,6 +151,32 @@ class Tenant(Limits):
     managed: bool = False
     scale_fraction: float | None = None
     shadow: bool = False
+
+    def narrowed(self, key: Limits) -> "Tenant":
+        """The same with what one of its keys may do at most; the key's own strategy is the default."""
+        return replace(
+            self,
+            budgets=(*self.budgets, *(budget for budget in key.windows if budget != Budget())),
+            models=_both(self.models, key.models),
+            strategies=_both(self.strategies, key.strategies),
+            strategy=key.strategy or self.strategy,
+            max_samples=_least(self.max_samples, key.max_samples),
+            max_rounds=_least(self.max_rounds, key.max_rounds),
+            max_request_nano=_least(self.max_request_nano, key.max_request_nano),
+            scale_until="soft" if "soft" in (self.scale_until, key.scale_until) else "hard",
+            on_exhausted="refuse" if "refuse" in (self.on_exhausted, key.on_exhausted) else "single",
+            blocked=self.blocked or key.blocked,
+        )
+
+
+def _least(*values: int | None) -> int | None:
+    return min((value for value in values if value is not None), default=None)
+
+
+def _both(first: "tuple[T, ...] | None", second: "tuple[T, ...] | None") -> "tuple[T, ...] | None":
+    if first is None or second is None:
+        return second if first is None else first
+    return tuple(each for each in first if each in second)
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,7 +278,8 @@ class Plan:
     """What will be done with one request, decided before anything is spent.
 
     `min_confidence` in [0, 1] is what the client wants at least, `low_confidence` what becomes of an answer below it.
-    `choices` is the client's own `n`. `shadow` is the plan of the vote that runs in the background, where there is one.
+    `choices` is the client's own `n`. `degraded` tells what was taken away because the budget runs short. `shadow`
+    is the plan of the vote that runs in the background, where there is one.
     """
 
     tenant: Tenant
@@ -262,4 +297,5 @@ class Plan:
     min_confidence: float | None = None
     low_confidence: LowConfidence = "mark"
     choices: int = 1
+    degraded: Degraded | None = None
     shadow: "Plan | None" = None

@@ -17,7 +17,7 @@ from proxy.money import usd
 from proxy.purse import Purse
 from proxy.query import Drawn, Query
 from proxy.scoring.agreement import AgreementScorer, agreement
-from proxy.types import JSON, Choice, Pick, Plan, Strategy
+from proxy.types import JSON, Choice, Degraded, Pick, Plan, Strategy
 
 UNVOTED = "no votes"
 DEADLINE = "deadline"
@@ -43,7 +43,8 @@ class Verdict:
     whether that, or else the confidence, misses what the request asks for, None where it asks for nothing.
     `others` are the further choices of a request that asks for several, ranked by the vote, and `winners` the place of
     each of its choices, `winner` first; both are empty where one is returned. `reused` is how many samples an earlier
-    try of the request, whose client went away, had drawn and paid for.
+    try of the request, whose client went away, had drawn and paid for. `degraded` is what the plan took away because
+    the budget runs short.
     """
 
     strategy: str
@@ -69,6 +70,7 @@ class Verdict:
     others: tuple[Choice, ...] = ()
     winners: tuple[int, ...] = ()
     reused: int = 0
+    degraded: Degraded | None = None
 
     @property
     def choices(self) -> tuple[Choice, ...]:
@@ -126,6 +128,7 @@ class Verdict:
                 "estimated": paid.estimated,
             },
             "reason": self.reason,
+            **({} if self.degraded is None else {"degraded": self.degraded}),
             **({"composed": True} if self.composed else {}),
             **({} if self.picked is None else {"picked": self.picked}),
             **({} if self.draws is None else {"draws": list(self.draws)}),
@@ -177,6 +180,7 @@ def verdict(query: Query, reason: str | None) -> Verdict:
         low_confidence=_low(query.plan, confidence if chance_right is None else chance_right),
         others=tuple(samples[place].choice for place in winners[1:]),
         winners=winners,
+        degraded=query.plan.degraded,
     )
 
 

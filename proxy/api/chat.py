@@ -10,6 +10,7 @@ import orjson
 from starlette.requests import Request
 from starlette.responses import Response
 
+from proxy.admission import Entry
 from proxy.answers import Groups
 from proxy.api import dialect, render
 from proxy.api.counting import count
@@ -50,15 +51,19 @@ class ChatEndpoint:
         try:
             # a key is asked for before the body is read
             caller = await self._services.door.caller(request)
-            spoken = self._spoken(await self._services.door.body(request))
-            query = await self._query(request, caller, spoken.asked, identity, started)
+            with self._services.door.enter(caller) as entry:
+                headers |= entry.told
+                spoken = self._spoken(await self._services.door.body(request))
+                query = await self._query(request, caller, spoken.asked, identity, started)
         except TallyError as error:
             self._services.metrics.requests.labels("", "", str(error.status)).inc()
             return error_response(error, headers, self._services.settings.budget_exceeded_status_code)
         headers["x-tally-strategy"] = query.plan.strategy.name
         if query.plan.reason:
             headers["x-tally-reason"] = query.plan.reason
-        work = _Work(self._services, query, identity, headers, tried(request.headers))
+        if query.plan.degraded:
+            headers["x-tally-degraded"] = query.plan.degraded
+        work = _Work(self._services, query, headers, identity=identity, tried=tried(request.headers), entry=entry)
         make = work.relayed if relayable(query) else work.scaled
 
         async def told() -> Reply:
@@ -81,22 +86,25 @@ class ChatEndpoint:
         checked = check_chat(body, services.settings.max_messages)
         wanted = wish(checked, request.headers.get("x-tally-strategy"), request.path_params.get("strategy"))
         route = services.catalogue.find(checked.model)
-        plan = services.planner.plan(body, wanted, caller.tenant)
+        plan = services.planner.plan(body, wanted, caller.tenant, left=caller.left, soft=caller.soft)
         if plan.stream and not route.streams and plan.choices > 1 and plan.strategy.name == "off":
             raise RequestInvalid("stream: this model does not stream several choices.", param="n", code="invalid_value")
-        account = Account(caller.tenant.name, caller.key, identity)
+        account = Account(caller.tenant.name, caller.key_id, identity)
         purse = Purse(caller.tenant, account, plan.max_request_nano)
         purse.check_prices(route.own)
         return await _planned(services, plan, body, route=route, purse=purse, started=started)
 
 
 class _Work:
-    def __init__(self, services: Services, query: Query, identity: str, headers: dict[str, str], tried: Try) -> None:
+    def __init__(
+        self, services: Services, query: Query, headers: dict[str, str], *, identity: str, tried: Try, entry: Entry
+    ) -> None:
         self._services = services
         self._query = query
         self._identity = identity
         self._headers = headers
         self._tried = tried
+        self._entry = entry
         self.notes: asyncio.Queue[bytes] | None = None
         if query.plan.stream and query.plan.strategy.name != "off" and Progress.wanted(query.request):
             progress = Progress(query)
@@ -184,6 +192,7 @@ class _Work:
             query.claim.left()
         elif query.claim is not None:
             query.claim.answered()
+        self._entry.leave(query.purse.paid.prompt + query.purse.paid.completion)
         count(
             services.metrics,
             services.log,

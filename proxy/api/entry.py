@@ -6,6 +6,7 @@ from math import inf
 
 from starlette.requests import ClientDisconnect, Request
 
+from proxy.admission import Admission, Entry
 from proxy.api.wire import known_strategy, parse_body
 from proxy.auth import Auth, Caller
 from proxy.config import GeneralSettings
@@ -17,8 +18,9 @@ from proxy.types import JSON
 class Door:
     """Lets requests in. `new_id` gives ids that are unique for ever."""
 
-    def __init__(self, auth: Auth, settings: GeneralSettings, new_id: Callable[[], str]) -> None:
+    def __init__(self, auth: Auth, admission: Admission, settings: GeneralSettings, new_id: Callable[[], str]) -> None:
         self._auth = auth
+        self._admission = admission
         self._settings = settings
         self._new_id = new_id
 
@@ -26,17 +28,19 @@ class Door:
         """What every reply says; `identity` is the request's own id, where it has one that is used elsewhere, too."""
         return {"x-request-id": f"req_{identity or self._new_id()}"}
 
-    async def caller(self, request: Request, *, counted: bool = True) -> Caller:
-        """Who asks, before anything of the body is read; `counted`: against its requests a minute.
+    async def caller(self, request: Request) -> Caller:
+        """Who asks, before anything of the body is read.
 
-        Raises NotAuthenticated, NotAllowed, RateLimited and LedgerUnavailable, and RequestInvalid for a strategy that
-        the path names and nobody knows.
+        Raises NotAuthenticated, NotAllowed and LedgerUnavailable, and RequestInvalid for a strategy that the path names
+        and nobody knows.
         """
         caller = await self._auth.caller(request.headers.get("authorization"))
-        if counted:
-            self._auth.admit(caller.tenant)
         known_strategy(request.path_params.get("strategy"), "path")
         return caller
+
+    def enter(self, caller: Caller) -> Entry:
+        """Let a request in, as far as requests and tokens a minute and requests at once go. Raises RateLimited."""
+        return self._admission.enter(caller.scopes)
 
     async def body(self, request: Request, most: int | None = None) -> JSON:
         """The JSON object that is sent, of at most `most` bytes (None: as the configuration says).

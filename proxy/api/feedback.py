@@ -44,6 +44,10 @@ class FeedbackEndpoint:
         headers = self._door.headers()
         try:
             caller = await self._door.caller(request)
+            entry = self._door.enter(caller)
+            headers |= entry.told
+            # it asks for nothing that lasts
+            entry.leave()
             feedback = validated(Feedback, await self._door.body(request, _MOST_BYTES))
             if not await self._tell(caller.tenant.name, _request(feedback.id), correct=feedback.correct):
                 raise NotFound(

@@ -23,7 +23,7 @@ class ModelsEndpoint:
         """Answer for the list, or for the model that the path names."""
         headers = self._door.headers()
         try:
-            caller = await self._door.caller(request, counted=False)
+            caller = await self._door.caller(request)
             allowed = caller.tenant.models
             names = [name for name in self._catalogue.names() if allowed is None or name in allowed]
             wanted = request.path_params.get("model")

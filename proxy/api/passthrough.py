@@ -16,10 +16,12 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.requests import Request
 from starlette.responses import Response
 
+from proxy.admission import Entry
 from proxy.api.counting import count
 from proxy.api.services import Services
 from proxy.api.serving import Reply, Served
 from proxy.api.wire import TallyWish, error_response, known_strategy, validated
+from proxy.auth import Caller
 from proxy.errors import BudgetExceeded, ClientGone, TallyError
 from proxy.ledger import Ledger
 from proxy.metering import Errand, Meter
@@ -72,7 +74,10 @@ class PassthroughEndpoint:
         identity = services.new_id()
         headers = services.door.headers(identity)
         try:
-            passed = await self._passed(request, identity)
+            caller = await services.door.caller(request)
+            with services.door.enter(caller) as entry:
+                headers |= entry.told
+                passed = await self._passed(request, caller, identity)
         except TallyError as error:
             services.metrics.requests.labels("", "", str(error.status)).inc()
             return error_response(error, headers, services.settings.budget_exceeded_status_code)
@@ -84,13 +89,12 @@ class PassthroughEndpoint:
             early=headers,
             budget_status=services.settings.budget_exceeded_status_code,
             write_s=services.settings.write_s,
-            ended=lambda status: self._ended(passed, status),
+            ended=lambda status: self._ended(passed, entry, status),
         )
 
-    async def _passed(self, request: Request, identity: str) -> _Passed:
+    async def _passed(self, request: Request, caller: Caller, identity: str) -> _Passed:
         services = self._services
         started = services.clock()
-        caller = await services.door.caller(request)
         body = await services.door.body(request)
         if self._path == "moderations" and body.get("model") is None:
             # the one path where OpenAI has a model of its own
@@ -99,7 +103,7 @@ class PassthroughEndpoint:
         known_strategy(request.headers.get("x-tally-strategy"), "x-tally-strategy")
         route = services.catalogue.find(checked.model)
         check_model(caller.tenant, checked.model)
-        account = Account(caller.tenant.name, caller.key, identity)
+        account = Account(caller.tenant.name, caller.key_id, identity)
         asked = None if checked.tally is None else checked.tally.max_cost_usd
         purse = Purse(caller.tenant, account, request_limit(caller.tenant, asked))
         purse.check_prices(route.own)
@@ -142,7 +146,9 @@ class PassthroughEndpoint:
         row = bare_row(passed.purse, passed.route.model, _OFF, status=status, reason=reason, latency_ms=latency_ms)
         self._ledger.record(row)
 
-    def _ended(self, passed: _Passed, status: int) -> None:
+    def _ended(self, passed: _Passed, entry: Entry, status: int) -> None:
+        paid = passed.purse.paid
+        entry.leave(paid.prompt + paid.completion)
         count(
             self._services.metrics,
             self._services.log,

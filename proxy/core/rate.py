@@ -21,6 +21,10 @@ class Admission(NamedTuple):
     retry_after: float
     remaining: int
 
+    def full_in(self, now: float) -> float:
+        """In how many seconds after `now` as many as ever would pass at one moment."""
+        return max(0, self.tat - round(now * _NS)) / _NS
+
 
 def admit(tat: int, now: float, per_minute: int, burst: int | None = None) -> Admission:
     """Admit or refuse one request at `now` (seconds, of any clock), given the last state `tat` (0 for a new key).
@@ -41,3 +45,8 @@ def admit(tat: int, now: float, per_minute: int, burst: int | None = None) -> Ad
         return Admission(False, tat, -(-wait // _MICRO) * _MICRO / _NS, 0)
     tat_now += interval
     return Admission(True, tat_now, 0.0, burst - -(-(tat_now - moment) // interval))
+
+
+def charge(tat: int, now: float, per_minute: int, amount: int) -> int:
+    """The state after `amount` was used at `now`, whether it was there or not: a debt is waited for."""
+    return max(tat, round(now * _NS)) + amount * -(-_MINUTE // per_minute)

@@ -119,6 +119,20 @@ class RequestRow:
     question: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """What a bearer key stands for, and how its budgets stand.
+
+    `left` is the share in [0, 1] of the budget window, of the tenant or of the key, that has least left; 1 without a
+    limit. `soft`: a soft budget of one of them is used up.
+    """
+
+    tenant: Tenant
+    key: Key
+    left: float = 1.0
+    soft: bool = False
+
+
 class Ledger(Protocol):
     """A store of accounts. Every method may be called from any task of one event loop."""
 
@@ -137,8 +151,8 @@ class Ledger(Protocol):
     def record(self, row: RequestRow) -> None:
         """Write a request's verdict and its draws' ballots. Never waits."""
 
-    async def authenticate(self, key: str) -> tuple[Tenant, Key] | None:
-        """The tenant and the key for a bearer key, or None when it is unknown, revoked or expired."""
+    async def authenticate(self, key: str) -> Credentials | None:
+        """What a bearer key stands for, or None when it is unknown, revoked or expired."""
 
     async def flush(self) -> None:
         """Return when all that was settled and recorded before is durable."""

@@ -75,6 +75,25 @@ class Standing:
         rooms = [_room(window, self.reserved) for window in self.windows]
         return Amount(*(min(getattr(room, kind) for room in rooms) for kind in Amount.__dataclass_fields__))
 
+    @property
+    def left(self) -> float:
+        """The share in [0, 1] that is left of the window which has least left."""
+        return min(_left(window, self.reserved) for window in self.windows)
+
+    @property
+    def used(self) -> Amount:
+        """What is spent and reserved in the first window."""
+        return self.windows[0].spent + self.reserved
+
+
+def _left(window: Window, reserved: Amount) -> float:
+    """The least share of a window's limits that is neither spent nor reserved; 1 without a limit."""
+    budget, used = window.budget, window.spent + reserved
+    pairs = ((budget.max_nano, used.nano), (budget.max_tokens, used.tokens), (budget.max_samples, used.samples))
+    return min(
+        (max(0.0, 1 - taken / limit) if limit else 0.0 for limit, taken in pairs if limit is not None), default=1.0
+    )
+
 
 def _room(window: Window, reserved: Amount) -> Amount:
     budget = window.budget

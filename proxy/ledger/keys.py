@@ -10,7 +10,8 @@ from dataclasses import replace
 from typing import Any, Unpack
 
 from proxy.errors import NotFound, RequestInvalid
-from proxy.ledger.counters import KEY, key_scope
+from proxy.ledger import Credentials
+from proxy.ledger.counters import KEY, key_scope, tenant_scope
 from proxy.ledger.database import Database, Row
 from proxy.ledger.scopes import LimitChanges, check_limits
 from proxy.ledger.tenants import Tenants
@@ -118,6 +119,20 @@ class Keys(Tenants):
             return None
         known = _key_of(found, self.limits(key_scope(found["id"])))
         return (self.tenant(known.tenant), known) if known.valid(self.now()) else None
+
+    def credentials(self, key: str) -> Credentials | None:
+        """The same with how the budgets of both stand."""
+        found = self.authenticate(key)
+        if found is None:
+            return None
+        tenant, own = found
+        left, soft = 1.0, False
+        for scope, limits in ((tenant_scope(tenant.name), tenant), (key_scope(own.id), own)):
+            if limits.limits_anything or limits.soft_nano is not None:
+                standing = self.glance(scope)
+                left = min(left, standing.left)
+                soft = soft or (limits.soft_nano is not None and standing.used.nano >= limits.soft_nano)
+        return Credentials(tenant, own, left, soft)
 
     def rotate_pepper(self) -> None:
         """Take a new pepper. A key is kept under it from its next use on; until then the pepper before it stays good.

@@ -5,11 +5,10 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import TypeVar, cast
 
-from proxy.ledger import Amount, RequestRow, Reservation, Settlement
+from proxy.ledger import Amount, Credentials, RequestRow, Reservation, Settlement
 from proxy.ledger.books import Books
 from proxy.ledger.lock import ServerLock
 from proxy.ledger.writer import Answer, Operation, Writer
-from proxy.types import Key, Tenant
 
 T = TypeVar("T")
 
@@ -49,9 +48,9 @@ class WrittenLedger:
         """Write a request's verdict and its draws' ballots. Never waits."""
         self._writer.submit(Operation(lambda books: books.record(row), kept=True))
 
-    async def authenticate(self, key: str) -> tuple[Tenant, Key] | None:
-        """The tenant and the key, or None when the key is unknown, revoked or expired."""
-        return await self.run(lambda books: books.authenticate(key))
+    async def authenticate(self, key: str) -> Credentials | None:
+        """What a bearer key stands for, or None when it is unknown, revoked or expired."""
+        return await self.run(lambda books: books.credentials(key))
 
     async def run(self, work: Callable[[Books], T]) -> T:
         """Run `work` on the books, in one transaction in the writer's thread; its error is raised here."""

@@ -1,0 +1,125 @@
+"""Who may come in just now: requests and tokens a minute, and requests at once, of tenants and keys.
+
+One process's own: each worker and each replica lets in so many.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from math import ceil
+from types import TracebackType
+from typing import Self
+
+from proxy.core.rate import Admission as Passed
+from proxy.core.rate import admit, charge
+from proxy.errors import RateLimited
+from proxy.types import Limits
+
+_RETRY_S = 1.0
+"""When to come back where too many are being served: nobody knows when the first of them ends."""
+
+
+@dataclass(slots=True)
+class _State:
+    """`requests` and `tokens` are the theoretical arrival times of the two rates, `inside` are being served."""
+
+    requests: int = 0
+    tokens: int = 0
+    inside: int = 0
+
+
+@dataclass(slots=True)
+class Entry:
+    """A request that was let in; `leave` must be called once it is over. `told` are the headers that say what is left.
+
+    A block under it leaves for the request where it ends in an error.
+    """
+
+    _leave: Callable[[int], None]
+    told: dict[str, str] = field(default_factory=dict)
+    _left: bool = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is not None:
+            self.leave()
+
+    def leave(self, tokens: int = 0) -> None:
+        """It is over, and has used so many tokens. The second time is a no-op."""
+        if not self._left:
+            self._left = True
+            self._leave(tokens)
+
+
+class Admission:
+    """Lets requests in. `clock` is monotonic seconds."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._states: dict[str, _State] = {}
+
+    def enter(self, scopes: Sequence[tuple[str, Limits]]) -> Entry:
+        """Let a request of these scopes in, if all of them have room. Raises RateLimited, which counts it nowhere."""
+        now = self._clock()
+        limited = [
+            (name, limits)
+            for name, limits in scopes
+            if (limits.rpm_limit, limits.tpm_limit, limits.max_parallel) != (None, None, None)
+        ]
+        states = [self._states.setdefault(name, _State()) for name, _ in limited]
+        passed = [_check(state, limits, now) for state, (_, limits) in zip(states, limited, strict=True)]
+        for state, (requests, _) in zip(states, passed, strict=True):
+            state.inside += 1
+            state.requests = requests.tat if requests is not None else state.requests
+
+        def leave(tokens: int) -> None:
+            moment = self._clock()
+            for state, (_, limits) in zip(states, limited, strict=True):
+                state.inside -= 1
+                if limits.tpm_limit is not None:
+                    state.tokens = charge(state.tokens, moment, limits.tpm_limit, tokens)
+
+        return Entry(leave, _headers([limits for _, limits in limited], passed, now))
+
+
+def _check(state: _State, limits: Limits, now: float) -> tuple[Passed | None, Passed | None]:
+    """What a scope says of one request more, and of one token more. Raises RateLimited."""
+    if limits.max_parallel is not None and state.inside >= limits.max_parallel:
+        raise RateLimited(f"Rate limit reached: {limits.max_parallel} requests at once.", retry_after=_RETRY_S)
+    requests = None if limits.rpm_limit is None else admit(state.requests, now, limits.rpm_limit)
+    tokens = None if limits.tpm_limit is None else admit(state.tokens, now, limits.tpm_limit)
+    for passed, what in ((requests, f"{limits.rpm_limit} requests"), (tokens, f"{limits.tpm_limit} tokens")):
+        if passed is not None and not passed.allowed:
+            raise RateLimited(f"Rate limit reached: {what} a minute.", retry_after=passed.retry_after)
+    return requests, tokens
+
+
+def _headers(
+    limits: Sequence[Limits], passed: Sequence[tuple[Passed | None, Passed | None]], now: float
+) -> dict[str, str]:
+    """OpenAI's `x-ratelimit-*` headers, each kind of the scope that has least left of it."""
+    told: dict[str, str] = {}
+    for place, (kind, name) in enumerate((("requests", "rpm_limit"), ("tokens", "tpm_limit"))):
+        found = [
+            (each[place].remaining, getattr(limit, name), each[place].full_in(now))  # type: ignore[union-attr]
+            for limit, each in zip(limits, passed, strict=True)
+            if each[place] is not None
+        ]
+        if found:
+            remaining, most, full_in = min(found)
+            told[f"x-ratelimit-limit-{kind}"] = str(most)
+            told[f"x-ratelimit-remaining-{kind}"] = str(remaining)
+            told[f"x-ratelimit-reset-{kind}"] = duration(full_in)
+    return told
+
+
+def duration(seconds: float) -> str:
+    """Seconds as OpenAI writes them: `17ms`, `1.5s`, `6m0s`."""
+    if seconds < 1:
+        return f"{ceil(seconds * 1000)}ms"
+    if seconds < 60:
+        return f"{ceil(seconds * 1000) / 1000:g}s"
+    return f"{ceil(seconds) // 60}m{ceil(seconds) % 60}s"
