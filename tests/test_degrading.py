@@ -92,17 +92,17 @@ class Stage:
     upstream: FakeUpstream
 
     def ask(self, **more: Any) -> Any:
-        body = {"model": "small", "messages": [{"role": "user", "content": "What is 6 x 7?"}], "max_tokens": 20}
+        body = {"model": "small", "messages": [{"role": "user", "content": "What is 6 x 7?"}], "max_tokens": 200}
         return self.tally.post({**body, **more})
 
 
 SAMPLES = 200
-ONE = RATES.cost(10, 10)
+ONE = RATES.cost(10, 200)
 
 
 @pytest.fixture
 def stage(tmp_path: Path) -> Iterator[Stage]:
-    with FakeUpstream(Reply(("42",), prompt_tokens=10, completion_tokens=10)) as upstream:
+    with FakeUpstream(Reply(("42",), prompt_tokens=10, completion_tokens=200)) as upstream:
         budget = {"max_budget": SAMPLES * ONE / 1e9, "budget_duration": "1d"}
         with ServedTally(configuration(upstream.base_url, tmp_path, tenant={**budget})) as tally:
             yield Stage(tally, upstream)
