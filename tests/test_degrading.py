@@ -96,7 +96,7 @@ class Stage:
         return self.tally.post({**body, **more})
 
 
-SAMPLES = 200
+SAMPLES = 100
 ONE = RATES.cost(10, 200)
 
 
