@@ -5,7 +5,7 @@ Everything that costs money goes through here: draws, relayed calls, judges, rew
 
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil
 from typing import NamedTuple
 
@@ -16,7 +16,9 @@ from proxy.ledger import Amount, DrawRow, Ledger, Reservation, Settlement
 from proxy.money import Rates
 from proxy.purse import Purse
 from proxy.types import JSON, Choice, Usage
+from proxy.upstream.asked import asking, dearest, given_service
 from proxy.upstream.assemble import Assembler
+from proxy.upstream.billing import shares
 from proxy.upstream.deployment import Deployment
 from proxy.upstream.direct import error_from
 from proxy.upstream.group import Need, Place
@@ -85,9 +87,10 @@ class Meter:
 
         `body` is the upstream's, without `n`; `deadline` is on the monotonic clock; `taken` is the call's part of the
         deployment's minute; `generates` false: there is only a prompt to pay for. Raises LedgerUnavailable, and
-        RequestInvalid where a limit in money meets an unknown price.
+        RequestInvalid where a limit in money meets an unknown price, of the model or of what the body turns on.
         """
         purse.check_price(deployment)
+        purse.check_request(deployment, body)
         call = MeteredCall(
             ledger=self._ledger,
             clock=self._clock,
@@ -173,10 +176,12 @@ class MeteredCall:
         self._body = body
         self._errand = errand
         self._taken = taken
+        self._asked = asking(deployment, body)
         self._rates = deployment.rates or _FREE
         self._generates = generates
         self._bound = output_bound(body, deployment) if generates else 0
         self._prompt = prompt_bound(body)
+        self._dearest = dearest(self._rates, self._prompt, self._asked)
         whole = not body.get("stream") or deployment.hidden_reasoning
         worst = self._bound if self._bound is not None else UNKNOWN_OUTPUT
         self._slice = worst if whole else min(slice_tokens, worst)
@@ -189,9 +194,13 @@ class MeteredCall:
         self._finish: dict[int, str | None] = {}
 
     async def reserve(self, choices: int, lifetime: float) -> None:
-        """Reserve the prompt and a slice of output a choice; `granted` tells for how many choices there was room."""
-        base = Amount(self._rates.cost(self._prompt, 0), self._prompt)
-        each = Amount(self._rates.cost(0, self._slice), self._slice)
+        """Reserve the prompt and a slice of output a choice; `granted` tells for how many choices there was room.
+
+        Each at the dearest rate that may apply: how long the prompt is, what of it is cached, and which service is
+        given, only the reply tells.
+        """
+        base = Amount(self._dearest.cost(self._prompt, 0), self._prompt)
+        each = Amount(self._dearest.cost(0, self._slice), self._slice)
         wanted = self._purse.room(base.nano, each.nano, choices)
         if wanted:
             # held from before the wait, so that a neighbour of the same request sees it
@@ -286,10 +295,10 @@ class MeteredCall:
         if self._settled:
             return
         self._settled = True
-        usage = self._usage()
+        usage, rates = self._usage()
         if self._taken is not None:
             self._taken.correct(usage.prompt + usage.completion)
-        rows = self._rows(usage)
+        rows = self._rows(usage, rates)
         self._purse.held -= self._held.nano
         nano = sum(row.cost_nano for row in rows)
         drawn = self._errand.purpose not in _ASIDE and self.assembled.finished > 0
@@ -342,7 +351,7 @@ class MeteredCall:
         tokens = self._slice * self.granted
         if most is not None and not whole:
             tokens = min(tokens, most - self._output)
-        more = Amount(self._rates.cost(0, tokens), tokens)
+        more = Amount(self._dearest.cost(0, tokens), tokens)
         if not self._purse.room(more.nano, 0, 1):
             return False
         # held from before the wait, so that a neighbour of the same request sees it
@@ -364,22 +373,30 @@ class MeteredCall:
     def _failed(self, error: UpstreamError) -> None:
         self._status = "lost" if error.sent else "failed"
 
-    def _usage(self) -> Usage:
+    def _usage(self) -> tuple[Usage, Rates]:
+        """What the call took, and the rates of it; where nobody can know, what was reserved."""
         streamed = bool(self._body.get("stream"))
         usage = billed(self.assembled, self._deployment, self.granted, self._bound) if self._ended else None
         if usage is not None and (usage.prompt or self._generates):
             share = self._deployment.prompt_share
             self._deployment.prompt_share = max(share, min(1.0, usage.prompt / self._prompt))
-            return usage
+            return self._served(usage), self._rates
         if not self._sent or self._status == "failed":
-            return Usage()
+            return Usage(), self._rates
         if self._status == "ok" and not self._ended:
             self._status = "cancelled"
         hidden = self._deployment.hidden_reasoning or (not streamed and not self._ended) or not self._generates
         if hidden or self._status == "lost":
-            return Usage(self._prompt, self._output, estimated=True)
+            return Usage(self._prompt, self._output, estimated=True), self._dearest
         counted = sum(self._share(index) for index in range(self.granted))
-        return Usage(self._prompt_estimate(), min(counted, self._output), estimated=True)
+        usage = Usage(self._prompt_estimate(), min(counted, self._output), estimated=True)
+        return self._served(usage), self._rates
+
+    def _served(self, usage: Usage) -> Usage:
+        """`usage` with the grade of service that was given, where that has a price of its own."""
+        if not self._rates.services:
+            return usage
+        return replace(usage, service=given_service(self.assembled.service, self._asked.get("service_tier")))
 
     def _prompt_estimate(self) -> int:
         """About how many tokens the prompt has: by the request's own, by the deployment's, else half of the bound."""
@@ -387,16 +404,13 @@ class MeteredCall:
             return min(self._prompt, self._purse.prompt(self._prompt))
         return ceil(self._prompt * (self._deployment.prompt_share or PROMPT_SHARE))
 
-    def _rows(self, usage: Usage) -> tuple[DrawRow, ...]:
+    def _rows(self, usage: Usage, rates: Rates) -> tuple[DrawRow, ...]:
         """A row a choice: the prompt with the first, completions as counted, costs that sum to the call's exactly."""
         rows = []
         parts = _split(usage.completion, [self._share(index) for index in range(self.granted)])
-        cost = self._rates.cost
-        charged = completion = 0
+        costs = shares(rates, usage, parts)
         latency_ms = int((self._clock() - self._started) * 1000)
-        for index, part in enumerate(parts):
-            completion += part
-            total = cost(usage.prompt, completion, usage.cached)
+        for index, (part, cost) in enumerate(zip(parts, costs, strict=True)):
             rows.append(
                 DrawRow(
                     id=self.row_id(index),
@@ -410,13 +424,12 @@ class MeteredCall:
                     cached_tokens=0 if index else usage.cached,
                     completion_tokens=part,
                     reasoning_tokens=0 if index else usage.reasoning,
-                    cost_nano=total - charged,
+                    cost_nano=cost,
                     estimated=usage.estimated,
                     finish_reason=self._finish.get(index),
                     latency_ms=latency_ms,
                 )
             )
-            charged = total
         return tuple(rows)
 
 

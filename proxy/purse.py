@@ -5,7 +5,8 @@ from dataclasses import dataclass, field
 from itertools import count
 
 from proxy.errors import RequestInvalid
-from proxy.types import Account, Tenant, Usage
+from proxy.types import JSON, Account, Tenant, Usage
+from proxy.upstream.asked import asking, paid_apart
 from proxy.upstream.deployment import Deployment
 
 
@@ -51,9 +52,14 @@ class Purse:
         """Tokens of a prompt that can have at most `bound`, by what the request's first prompt really had."""
         return -(-bound * self.prompt_tokens // self.prompt_bound) if self.prompt_bound else bound
 
+    @property
+    def limits_money(self) -> bool:
+        """Whether any limit in money holds, so that what has no price may not be bought."""
+        return self.tenant.limits_money or self.limit is not None
+
     def knows_price(self, deployment: Deployment) -> bool:
         """Whether it is known what the deployment costs, as far as it matters: money may be limited."""
-        return deployment.rates is not None or not (self.tenant.limits_money or self.limit is not None)
+        return deployment.rates is not None or not self.limits_money
 
     def check_price(self, deployment: Deployment) -> None:
         """Raise RequestInvalid where money is limited and nobody knows what the deployment costs."""
@@ -69,6 +75,20 @@ class Purse:
         """The same of several: one that can be paid is enough."""
         if not any(self.knows_price(deployment) for deployment in deployments):
             self.check_price(deployments[0])
+
+    def check_request(self, deployment: Deployment, body: JSON) -> None:
+        """Raise RequestInvalid where money is limited and a call's body turns on what no known rate pays for."""
+        rates = deployment.rates
+        if rates is None or rates.free or not self.limits_money:
+            return
+        field = paid_apart(asking(deployment, body), rates)
+        if field is not None:
+            raise RequestInvalid(
+                f"{field}: what this costs with the model {deployment.model_name!r} is not known, and what may be "
+                "spent is limited in money.",
+                code="feature_unpriced",
+                param=field,
+            )
 
     def room(self, base: int, each: int, choices: int) -> int:
         """For how many of `choices` the request's own cost cap has room."""

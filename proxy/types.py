@@ -212,13 +212,27 @@ class Account:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Tokens of one upstream call, all choices together. `estimated`: counted here, not told by the provider."""
+    """Tokens of one upstream call, all choices together. `estimated`: counted here, not told by the provider.
+
+    Of the prompt, and never more than it: `cached` were read from a cache (`cached_audio` of them sound), `cache_write`
+    written to one (`cache_write_1h` of them for an hour), and of the rest `audio_input` and `image_input` are sound and
+    pictures. Of the completion: `reasoning`, `audio_output`, `image_output`. `service` is the grade of service that was
+    given, where that may have a price of its own.
+    """
 
     prompt: int = 0
     completion: int = 0
     cached: int = 0
     reasoning: int = 0
     estimated: bool = False
+    cached_audio: int = 0
+    cache_write: int = 0
+    cache_write_1h: int = 0
+    audio_input: int = 0
+    image_input: int = 0
+    audio_output: int = 0
+    image_output: int = 0
+    service: str = ""
 
 
 @dataclass(frozen=True, slots=True)

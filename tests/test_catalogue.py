@@ -1,13 +1,14 @@
 """Which deployment serves a model name, and what is known of it."""
 
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
 import pytest
 
 from proxy.config import parse_config
-from proxy.errors import NotFound
-from proxy.money import Rates
+from proxy.errors import ConfigError, NotFound
+from proxy.money import Kinds, Rates
 from proxy.types import JSON, AnswerSpec
 from proxy.upstream.catalogue import Catalogue
 from proxy.upstream.direct import DirectLane
@@ -36,6 +37,43 @@ def test_an_entry_tells_where_a_model_is_and_what_it_costs() -> None:
     assert (found.endpoint.api_base, found.endpoint.api_key) == (URL, "sk-1")
     assert found.rates == Rates(100_000, 400_000)
     assert found.lane is DIRECT
+
+
+def test_prices_in_an_entry_stand_for_the_tables_and_do_not_go_to_the_provider() -> None:
+    both: JSON = {"input_cost_per_token": "1e-7", "output_cost_per_token": 4e-7}
+    more: JSON = {"cache_creation_input_token_cost": "2e-7", "input_cost_per_token_above_200k_tokens": 3e-7}
+    more |= {"output_cost_per_token_priority": "8e-7", "output_cost_per_image_token": "1e-6"}
+    whole = catalogue(entry("openai/gpt-4o-mini", **both, **more)).find("m").first
+    kinds = Kinds(cache_write=200_000, image_output=1_000_000)
+    usual, above = Rates(100_000, 400_000, kinds=kinds), Rates(300_000, 400_000, kinds=kinds)
+    dear = (replace(usual, output=800_000), replace(above, output=800_000))
+    priority = replace(dear[0], tiers=((200_000, dear[1]),))
+    assert whole.rates == replace(usual, tiers=((200_000, above),), services=(("priority", priority),))
+    assert (whole.defaults, whole.endpoint.params) == ({}, {})
+    part = catalogue(entry("openai/gpt-4o-mini", cache_read_input_token_cost=0)).find("m").first
+    assert part.rates is not None
+    assert (part.rates.input, part.rates.cached_input) == (150_000, 0)
+
+
+def test_a_price_by_the_second_makes_the_price_unknown() -> None:
+    priced: JSON = {"input_cost_per_token": 0, "output_cost_per_token": 0}
+    assert catalogue(entry(api_base=URL, input_cost_per_second=0.1, **priced)).find("m").first.rates is None
+    assert catalogue(entry("openai/gpt-4o-mini", input_cost_per_second=0.1)).find("m").first.rates is None
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("input_cost_per_token_flex", -1),
+        ("output_cost_per_token_above_200k_tokens", "much"),
+        ("cache_creation_input_token_cost_priority", float("nan")),
+        ("output_cost_per_audio_token", 2),
+        ("tiered_pricing", []),
+    ],
+)
+def test_what_is_no_price_is_a_mistake_by_name(key: str, value: object) -> None:
+    with pytest.raises(ConfigError, match=key):
+        catalogue(entry(**dict[str, Any]({key: value})))
 
 
 def test_what_is_known_of_a_deployment_is_told_by_the_configuration() -> None:
@@ -109,7 +147,8 @@ def test_without_a_list_any_providers_model_is_found_with_the_key_of_the_environ
     offered = catalogue(environ={"OPENAI_API_KEY": "sk-2", "OPENAI_BASE_URL": URL + "/"})
     found = offered.find("openai/gpt-4o-mini").first
     assert (found.endpoint.model, found.endpoint.api_key, found.endpoint.api_base) == ("gpt-4o-mini", "sk-2", URL)
-    assert found.rates == Rates(150_000, 600_000, 75_000)
+    assert found.rates is not None
+    assert (found.rates.input, found.rates.output, found.rates.cached_input) == (150_000, 600_000, 75_000)
     assert found.max_output == 16_384
     assert offered.find("openai/gpt-4o-mini").first is found
     assert offered.find("gpt-4o-mini").first.endpoint == found.endpoint

@@ -51,6 +51,37 @@ def test_a_missing_price_is_noted_where_it_keeps_a_tenant_from_its_model(limit: 
     assert found({"model": "openai/unheard-of", "api_base": URL, **prices}, limit | models) == []
 
 
+def test_why_a_price_is_not_known_is_told() -> None:
+    ((_, reason),) = found({"model": "openai/gpt-4o-search-preview"}, {"max_budget": 1, "models": ["m"]})
+    assert "(its calls cost more than their tokens: search_context_cost_per_query)" in reason
+    ((_, reason),) = found({"model": "openai/gpt-4o", "input_cost_per_second": 1}, {"max_budget": 1, "models": ["m"]})
+    assert "input_cost_per_second" in reason
+
+
+def test_what_an_entry_turns_on_and_no_rate_pays_for_is_noted_for_those_limited_in_money() -> None:
+    params = {"model": "openai/gpt-4o", "web_search_options": {}}
+    ((_, reason),) = found(params, {"max_budget": 1, "models": ["m"]})
+    assert "what web_search_options costs is not known, so 'acme'" in reason
+    assert found(params, {"token_budget": 1}) == []
+    free = {"input_cost_per_token": 0, "output_cost_per_token": 0}
+    assert found(params | free, {"max_budget": 1}) == []
+
+
+@pytest.mark.parametrize(
+    ("params", "noted"),
+    [
+        ({"model": "openai/gpt-5.6", "api_base": "https://eu.api.openai.com/v1"}, True),
+        ({"model": "openai/gpt-5.6", "api_base": "https://api.openai.com/v1"}, False),
+        ({"model": "openai/gpt-4o", "api_base": "https://eu.api.openai.com/v1"}, False),
+        ({"model": "vertex_ai/gemini-3.5-flash"}, True),
+        ({"model": "vertex_ai/gemini-3.5-flash", "vertex_location": "global"}, False),
+        ({"model": "vertex_ai/gemini-3.5-flash", "input_cost_per_token": 1e-6, "output_cost_per_token": 1e-6}, False),
+    ],
+)
+def test_a_region_that_is_dearer_than_the_list_price_is_noted(params: JSON, noted: bool) -> None:
+    assert [("1.1 times its list price" in reason) for _, reason in found(params)] == [True] * noted
+
+
 def test_a_missing_price_is_nothing_to_tenants_that_it_does_not_keep_from_a_model() -> None:
     params = {"model": "openai/unheard-of", "api_base": URL}
     assert found(params, {"max_budget": 1, "models": ["free"]}) == []

@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import AbstractAsyncContextManager, suppress
+from dataclasses import replace
 from typing import Any
 
 import anyio
@@ -12,6 +13,7 @@ import pytest
 
 from proxy.errors import RequestInvalid, UpstreamError
 from proxy.metering import UNKNOWN_OUTPUT, Errand, MeteredCall
+from proxy.money import Kinds, Rates
 from proxy.purse import Purse
 from proxy.types import JSON, Choice, Tenant
 from proxy.upstream.usage import prompt_bound
@@ -350,6 +352,99 @@ async def test_the_costs_of_a_calls_rows_sum_to_its_cost_exactly() -> None:
     assert [row["completion_tokens"] for row in rows] == [1, 1, 2]
     assert [row["prompt_tokens"] for row in rows] == [7, 0, 0]
     assert sum(row["cost_nano"] for row in rows) == RATES.cost(7, 4)
+
+
+KINDS = Kinds(cache_write=200, reasoning=7_000)
+SERVED = Rates(100, 4_000, 10, KINDS, services=(("priority", Rates(150, 8_000, 15, KINDS)),))
+LONG = replace(SERVED, tiers=((10, Rates(300, 9_000, 30, KINDS)),))
+DETAILS = {
+    "prompt_tokens_details": {"cached_tokens": 3, "cache_write_tokens": 2},
+    "completion_tokens_details": {"reasoning_tokens": 1},
+}
+
+
+def detailed(prompt: int, completion: int, service: str | None = None) -> bytes:
+    told = {"prompt_tokens": prompt, "completion_tokens": completion, **DETAILS}
+    return orjson.dumps({"choices": [], "usage": told, "service_tier": service})
+
+
+@pytest.mark.parametrize(
+    ("rates", "prompt", "service", "asked", "pico"),
+    [
+        (SERVED, 9, None, None, 4 * 100 + 3 * 10 + 2 * 200 + 4_000 + 7_000),
+        (SERVED, 9, "priority", None, 4 * 150 + 3 * 15 + 2 * 200 + 8_000 + 7_000),
+        (SERVED, 9, "default", "priority", 4 * 100 + 3 * 10 + 2 * 200 + 4_000 + 7_000),
+        (SERVED, 9, None, "priority", 4 * 150 + 3 * 15 + 2 * 200 + 8_000 + 7_000),
+        (LONG, 11, None, None, 6 * 300 + 3 * 30 + 2 * 200 + 9_000 + 7_000),
+    ],
+)
+async def test_a_call_is_charged_by_kinds_of_token_tiers_and_the_service_that_was_given(
+    rates: Rates, prompt: int, service: str | None, asked: str | None, pico: int
+) -> None:
+    chunks = [word(0), word(1), finish(0), finish(1), detailed(prompt, 2, service)]
+    async with bench(lane=Tape(chunks), rates=rates) as made:
+        purse = made.purse()
+        await read(made, purse, choices=2, body={**BODY, "service_tier": asked})
+        rows, standing = await made.rows(), await made.standing()
+    assert sum(row["cost_nano"] for row in rows) == purse.spent == standing.spent.nano == -(-pico // 1000)
+    assert [(row["prompt_tokens"], row["cached_tokens"], row["completion_tokens"]) for row in rows] == [
+        (prompt, 3, 1),
+        (0, 0, 1),
+    ]
+    assert standing.ok
+
+
+@pytest.mark.parametrize(
+    ("body", "rates", "dearest"),
+    [
+        ({}, SERVED, (200, 8_000)),
+        ({"service_tier": "default"}, SERVED, (200, 7_000)),
+        ({"service_tier": "default"}, LONG, (300, 9_000)),
+        ({"service_tier": "flex"}, replace(SERVED, kinds=Kinds(audio_input=900)), (100, 4_000)),
+    ],
+)
+async def test_a_call_holds_the_dearest_that_may_be_billed(body: JSON, rates: Rates, dearest: tuple[int, int]) -> None:
+    asked = {**BODY, **body}
+    held = Rates(*dearest).cost(prompt_bound(asked), 0) + Rates(*dearest).cost(0, 100)
+    async with bench(lane=Tape([]), rates=rates, slice_tokens=100) as made:
+        async with opened(made, made.purse(), 1, asked):
+            assert await reserved(made) == held
+        assert await reserved(made) == 0
+
+
+async def test_a_call_whose_cost_nobody_can_know_is_charged_what_was_held_for_it() -> None:
+    tape = Tape([b"{}"], stop=0)
+    body = {**BODY, "stream": False, "max_tokens": 20}
+    async with bench(lane=tape, rates=LONG) as made:
+        purse = made.purse()
+        task = asyncio.get_running_loop().create_task(read(made, purse, body=body))
+        await tape.waits.wait()
+        held = await reserved(made)
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+        (row,) = await made.rows()
+        standing = await made.standing()
+    # the prompt and the choice were rounded up each for itself
+    assert held - 1 <= standing.spent.nano == row["cost_nano"] <= held
+    assert row["estimated"]
+
+
+@pytest.mark.parametrize(("limit", "tenant"), [(10**9, None), (None, 10**9)])
+async def test_what_no_rate_pays_for_is_not_sold_to_a_budget_in_money(limit: int | None, tenant: int | None) -> None:
+    body = {**BODY, "web_search_options": {}}
+    paying = Tenant("acme", max_nano=tenant)
+    async with bench(lane=Tape([word(), finish(), usage(7, 1)]), tenants=(paying,)) as made:
+        with pytest.raises(RequestInvalid, match="web_search_options: what this costs") as caught:
+            await read(made, made.purse(limit, paying), body=body)
+        assert caught.value.code == "feature_unpriced"
+        made.deployment.rates = Rates(0, 0)
+        assert await read(made, made.purse(limit, paying), body=body)
+
+
+async def test_who_is_not_limited_in_money_may_turn_on_what_no_rate_pays_for() -> None:
+    async with bench(lane=Tape([word(), finish(), usage(7, 1)])) as made:
+        assert await read(made, made.purse(), body={**BODY, "web_search_options": {}})
 
 
 async def test_the_prompt_of_a_cancelled_draw_is_estimated_by_what_the_first_one_had() -> None:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.money import Rates, nano_usd, pico_usd, usd
+from proxy.money import Kinds, Rates, nano_usd, pico_usd, usd
 
 rates = st.integers(0, 10**9)
 tokens = st.integers(0, 10**9)
@@ -60,3 +60,38 @@ def test_a_cost_is_the_exact_sum_rounded_up_to_a_whole_nano_dollar(
 
 def test_free_tokens_cost_nothing() -> None:
     assert Rates(0, 0).cost(10**6, 10**6) == 0
+    assert Rates(0, 0).free
+    assert not Rates(0, 1).free
+
+
+TIERED = Rates(1, 10, tiers=((100, Rates(2, 20)), (200, Rates(4, 40))), services=(("priority", Rates(3, 30)),))
+
+
+@pytest.mark.parametrize(
+    ("prompt", "service", "rate"),
+    [(100, "", 1), (101, "", 2), (200, "flex", 2), (201, "", 4), (10**6, "", 4), (0, "", 1), (500, "priority", 3)],
+)
+def test_the_whole_call_is_billed_at_the_tier_that_its_prompt_reaches(prompt: int, service: str, rate: int) -> None:
+    found = TIERED.at(prompt, service)
+    assert (found.input, found.output) == (rate, 10 * rate)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "services", "dearest"),
+    [(100, None, (3, 30)), (100, {"flex"}, (1, 10)), (201, set(), (4, 40)), (150, {"priority"}, (3, 30))],
+)
+def test_the_dearest_rates_are_of_what_may_apply(
+    prompt: int, services: set[str] | None, dearest: tuple[int, int]
+) -> None:
+    assert TIERED.dearest(prompt, services) == Rates(*dearest)
+
+
+def test_kinds_that_a_call_cannot_have_do_not_make_it_dearer() -> None:
+    sound = Rates(1, 2, kinds=Kinds(audio_input=50, audio_output=60, cache_write=5))
+    assert sound.dearest(10) == Rates(50, 60)
+    assert sound.dearest(10, without={"audio_input", "audio_output"}) == Rates(5, 2)
+
+
+def test_plain_rates_are_their_own_dearest() -> None:
+    plain = Rates(3, 4)
+    assert plain.dearest(10**9) is plain

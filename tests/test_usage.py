@@ -94,18 +94,83 @@ def test_told_usage_is_read_with_cached_and_reasoning_tokens() -> None:
     assert told({**usage(10, 5), **details}) == Usage(10, 5, cached=4, reasoning=3)
 
 
+@pytest.mark.parametrize(
+    ("said", "found"),
+    [
+        ({"prompt_cache_hit_tokens": 4, "prompt_cache_miss_tokens": 6}, Usage(10, 5, cached=4)),
+        # Anthropic by way of LiteLLM, which adds both to the prompt
+        (
+            {
+                "cache_read_input_tokens": 2,
+                "cache_creation_input_tokens": 6,
+                "prompt_tokens_details": {
+                    "cached_tokens": 2,
+                    "cache_creation_tokens": 6,
+                    "cache_creation_token_details": {"ephemeral_5m_input_tokens": 1, "ephemeral_1h_input_tokens": 5},
+                },
+            },
+            Usage(10, 5, cached=2, cache_write=6, cache_write_1h=5),
+        ),
+        ({"prompt_tokens_details": {"cache_write_tokens": 3}}, Usage(10, 5, cache_write=3)),
+        ({"cache_creation": {"ephemeral_1h_input_tokens": 3}}, Usage(10, 5, cache_write=3, cache_write_1h=3)),
+        (
+            {"prompt_tokens_details": {"audio_tokens": 3, "image_tokens": 2}, "completion_tokens_details": None},
+            Usage(10, 5, audio_input=3, image_input=2),
+        ),
+        (
+            {
+                "prompt_tokens_details": {
+                    "audio_tokens": 6,
+                    "cached_tokens": 5,
+                    "cached_tokens_details": {"audio_tokens": 4},
+                }
+            },
+            Usage(10, 5, cached=5, cached_audio=4, audio_input=2),
+        ),
+        (
+            {"completion_tokens_details": {"audio_tokens": 3, "reasoning_tokens": 1, "image_tokens": 9}},
+            Usage(10, 5, reasoning=1, audio_output=3, image_output=1),
+        ),
+        # xAI tells reasoning beside the completion
+        ({"total_tokens": 22, "completion_tokens_details": {"reasoning_tokens": 7}}, Usage(10, 12, reasoning=7)),
+        ({"total_tokens": 15, "completion_tokens_details": {"reasoning_tokens": 7}}, Usage(10, 5, reasoning=5)),
+        ({"prompt_tokens_details": {"cached_tokens": 99, "cache_write_tokens": 9}}, Usage(10, 5, cached=10)),
+        ({"prompt_tokens_details": {"cached_tokens": True}}, Usage(10, 5)),
+    ],
+)
+def test_each_kind_of_token_is_read_by_the_names_that_providers_have_for_it(said: JSON, found: Usage) -> None:
+    assert told({**usage(10, 5), **said}) == found
+
+
+def test_tokens_that_were_not_told_are_of_the_kinds_that_were() -> None:
+    seen = deployment()
+    seen.told_per_choice = True
+    details = {"completion_tokens_details": {"reasoning_tokens": 2, "audio_tokens": 2}}
+    found = billed(plain({**usage(9, 4), **details}, "x" * 8, "x" * 8), seen, 2)
+    assert found == Usage(9, 8, reasoning=4, audio_output=4, estimated=True)
+
+
 NUMBER = st.none() | st.text(max_size=2) | st.integers() | st.floats() | st.lists(st.integers())
-DETAILS = NUMBER | st.dictionaries(st.sampled_from(["cached_tokens", "reasoning_tokens"]), NUMBER)
+PARTS = ["cached_tokens", "cache_write_tokens", "reasoning_tokens", "audio_tokens", "image_tokens"]
+DETAILS = NUMBER | st.dictionaries(
+    st.sampled_from([*PARTS, "cached_tokens_details", "cache_creation_token_details"]),
+    NUMBER | st.dictionaries(st.sampled_from(["audio_tokens", "ephemeral_1h_input_tokens"]), NUMBER),
+)
+TOTALS = ["prompt_tokens", "completion_tokens", "total_tokens", "cache_read_input_tokens", "prompt_cache_hit_tokens"]
 
 
 @given(
-    st.dictionaries(st.sampled_from(["prompt_tokens", "completion_tokens"]), NUMBER),
+    st.dictionaries(st.sampled_from([*TOTALS, "cache_creation_input_tokens"]), NUMBER),
     st.dictionaries(st.sampled_from(["prompt_tokens_details", "completion_tokens_details"]), DETAILS),
 )
-def test_a_malformed_usage_counts_as_nothing_and_never_as_less(counts: JSON, details: JSON) -> None:
+def test_a_malformed_usage_counts_as_nothing_and_no_part_is_more_than_its_whole(counts: JSON, details: JSON) -> None:
     found = told(counts | details)
-    assert min(found.prompt, found.completion, found.reasoning) >= 0
-    assert 0 <= found.cached <= found.prompt
+    assert min(found.prompt, found.completion, found.cached, found.reasoning, found.cache_write) >= 0
+    assert min(found.audio_input, found.image_input, found.audio_output, found.image_output) >= 0
+    assert found.cached + found.cache_write + found.audio_input + found.image_input <= found.prompt
+    assert found.reasoning + found.audio_output + found.image_output <= found.completion
+    assert 0 <= found.cached_audio <= found.cached
+    assert 0 <= found.cache_write_1h <= found.cache_write
 
 
 def test_whole_numbers_told_as_floats_count() -> None:

@@ -3,7 +3,8 @@
 The format is LiteLLM's `model_list`, plus `scaling`, `tenants` and `general_settings`.
 """
 
-from decimal import Decimal
+import re
+from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -57,6 +58,10 @@ _OPTIONS_OF: dict[str, tuple[AnswerKind, ...]] = {
     "pick": ("text",),
 }
 """Options of an answer, and the kinds that they are for."""
+
+_PRICE = re.compile(r"(^|_)cost(_|$)|_pricing$")
+_RATE_MORE = re.compile(r"(in|out)put_cost_per_\w*token\w*|cache_(read|creation)_input_\w+")
+"""Names of prices: all of them, and those of tokens that are no fields, with thresholds or a grade of service."""
 
 
 def _duration(text: str) -> str:
@@ -164,7 +169,12 @@ class AnswerRule(_Section):
 
 
 class LiteLLMParams(BaseModel):
-    """What LiteLLM calls `litellm_params`. Keys not named here go to the provider as they are."""
+    """What LiteLLM calls `litellm_params`. Keys not named here go to the provider as they are, but for prices.
+
+    Prices have LiteLLM's names, also those with thresholds (`input_cost_per_token_above_200k_tokens`) and grades of
+    service (`..._priority`, `..._flex`). The prices of tokens in and out go together and stand for all of them; without
+    the two, any other stands in place of the price list's own.
+    """
 
     model_config = ConfigDict(extra="allow", frozen=True, protected_namespaces=())
 
@@ -174,6 +184,11 @@ class LiteLLMParams(BaseModel):
     input_cost_per_token: Rate | None = None
     output_cost_per_token: Rate | None = None
     cache_read_input_token_cost: Rate | None = None
+    cache_creation_input_token_cost: Rate | None = None
+    cache_creation_input_token_cost_above_1hr: Rate | None = None
+    output_cost_per_reasoning_token: Rate | None = None
+    input_cost_per_audio_token: Rate | None = None
+    output_cost_per_audio_token: Rate | None = None
     max_parallel_requests: PositiveInt | None = None
     timeout: Annotated[float, Field(gt=0, le=3600)] | None = None
     weight: Annotated[float, Field(gt=0, le=10**6, allow_inf_nan=False)] = Field(
@@ -189,6 +204,20 @@ class LiteLLMParams(BaseModel):
         return self
 
     @model_validator(mode="after")
+    def _more_rates(self) -> "LiteLLMParams":
+        for name, price in (self.__pydantic_extra__ or {}).items():
+            if name == "tiered_pricing":
+                raise ValueError("tiered_pricing: say it as input_cost_per_token_above_128k_tokens, and so on")
+            if _RATE_MORE.fullmatch(name):
+                try:
+                    rate = Decimal(str(price))
+                except InvalidOperation:
+                    rate = Decimal(-1)
+                if not (rate.is_finite() and 0 <= rate <= 1):
+                    raise ValueError(f"{name} must be dollars a token, from 0 to 1")
+        return self
+
+    @model_validator(mode="after")
     def _headers(self) -> "LiteLLMParams":
         headers = self.extra.get("extra_headers", {})
         if not isinstance(headers, dict) or not all(isinstance(value, str) for value in headers.values()):
@@ -198,7 +227,13 @@ class LiteLLMParams(BaseModel):
     @property
     def extra(self) -> JSON:
         """The keys that go to the provider as they are."""
-        return dict(self.__pydantic_extra__ or {})
+        return {name: value for name, value in (self.__pydantic_extra__ or {}).items() if not _PRICE.search(name)}
+
+    @property
+    def prices(self) -> JSON:
+        """What it says of prices, by LiteLLM's names; those that are not given are left out."""
+        said = {**{name: getattr(self, name) for name in type(self).model_fields}, **(self.__pydantic_extra__ or {})}
+        return {name: price for name, price in said.items() if price is not None and _PRICE.search(name)}
 
 
 class ModelInfo(BaseModel):

@@ -27,13 +27,14 @@ class Assembler:
     """One call's choices as they grow.
 
     `head` holds the reply's own id, created, model, system_fingerprint and service_tier; `usage` what the provider
-    told, or None. `size` is bytes of text, `deltas` those with text (each a token or more), all choices together;
-    `finished` is how many choices have ended.
+    told, or None; `service` is the grade of service that it says it gave. `size` is bytes of text, `deltas` those with
+    text (each a token or more), all choices together; `finished` is how many choices have ended.
     """
 
     def __init__(self) -> None:
         self.head: JSON = {}
         self.usage: JSON | None = None
+        self.service: str | None = None
         self.size = 0
         self.deltas = 0
         self.finished = 0
@@ -46,6 +47,8 @@ class Assembler:
             self.head = {key: payload[key] for key in keys if key in payload}
         if isinstance(payload.get("usage"), dict):
             self.usage = payload["usage"]
+            self._served(payload["usage"])
+        self._served(payload)
         try:
             finished = [self._feed_choice(choice) for choice in payload.get("choices") or ()]
         except (AttributeError, IndexError, TypeError, ValueError) as error:
@@ -85,6 +88,11 @@ class Assembler:
     def sizes(self) -> list[int]:
         """Bytes of text of each choice, in order of index."""
         return [partial.size for _, partial in sorted(self._partials.items())]
+
+    def _served(self, payload: JSON) -> None:
+        """Anthropic tells it in its usage, and a stream's first chunks may only repeat what was asked for."""
+        if isinstance(payload.get("service_tier"), str):
+            self.service = payload["service_tier"]
 
     def _feed_choice(self, raw: JSON) -> Choice | None:
         index = int(raw.get("index") or 0)

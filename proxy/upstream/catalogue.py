@@ -5,11 +5,12 @@ from collections.abc import Callable, Mapping, Sequence
 
 from proxy.config import Config, LiteLLMParams, ModelEntry
 from proxy.errors import NotFound
-from proxy.money import Rates, pico_usd
+from proxy.money import Rates
 from proxy.types import AnswerSpec, StrategyName
 from proxy.upstream import Endpoint, Lane
 from proxy.upstream.deployment import MAX_CALLS, Deployment
 from proxy.upstream.direct import PROVIDERS
+from proxy.upstream.entry import read_rates, unbilled
 from proxy.upstream.group import Group
 from proxy.upstream.health import Health
 from proxy.upstream.limits import Limits
@@ -41,14 +42,10 @@ def provider_of(params: LiteLLMParams, prices: Callable[[], PriceMap]) -> tuple[
 
 def rates_of(params: LiteLLMParams, prices: Callable[[], PriceMap]) -> Rates | None:
     """What a token of a listed model costs: by its entry, else by the table; None when neither knows."""
-    if params.input_cost_per_token is None or params.output_cost_per_token is None:
-        return prices().rates(params.model)
-    cached = params.cache_read_input_token_cost
-    return Rates(
-        pico_usd(params.input_cost_per_token),
-        pico_usd(params.output_cost_per_token),
-        None if cached is None else pico_usd(cached),
-    )
+    given = params.prices
+    if params.input_cost_per_token is None:
+        return prices().rates(params.model, given) if not unbilled(given) else None
+    return None if unbilled(given) else read_rates(given, inclusive=params.model.startswith("xai/"))
 
 
 def way(model: str, fallbacks: Mapping[str, Sequence[str]]) -> list[str]:

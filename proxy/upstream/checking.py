@@ -1,11 +1,14 @@
 """What a configuration says of its models that cannot be done: known only with the price table and the environment."""
 
 from collections.abc import Callable, Iterator, Mapping
+from urllib.parse import urlsplit
 
-from proxy.config import Config, ModelEntry
+from proxy.config import Config, LiteLLMParams, ModelEntry
 from proxy.errors import ConfigError, Problem
+from proxy.upstream.asked import paid_apart
 from proxy.upstream.catalogue import BASE_VARIABLES, ROUTER, base_url, provider_of, rates_of
 from proxy.upstream.direct import PROVIDERS
+from proxy.upstream.entry import unbilled
 from proxy.upstream.prices import PriceMap
 
 _UNHONOURED = "is not honoured: num_retries of router_settings holds for every model"
@@ -59,8 +62,28 @@ def _unpriced(config: Config, entry: ModelEntry, prices: Callable[[], PriceMap])
         if (tenant.max_budget is not None or tenant.max_cost_usd is not None)
         and (tenant.models is None or entry.model_name in tenant.models)
     ]
-    if limited and rates_of(entry.litellm_params, prices) is None:
+    params = entry.litellm_params
+    rates = rates_of(params, prices)
+    uplift = prices().uplift(params.model, _region(params)) if params.input_cost_per_token is None else None
+    if uplift is not None:
         yield (
-            f"the price of {entry.litellm_params.model} is not known, so {', '.join(limited)}, limited in money, will "
+            f"{params.model} costs {uplift} times its list price there, which is not added: give its prices, beginning "
+            "with input_cost_per_token and output_cost_per_token"
+        )
+    if not limited:
+        return
+    if rates is None:
+        more = unbilled(params.prices) + (prices().obstacles(params.model) if not params.prices else [])
+        why = f" (its calls cost more than their tokens: {', '.join(more)})" if more else ""
+        yield (
+            f"the price of {params.model} is not known{why}, so {', '.join(limited)}, limited in money, will "
             "be refused it: give input_cost_per_token and output_cost_per_token"
         )
+    elif not rates.free and (field := paid_apart(params.extra, rates)) is not None:
+        yield f"what {field} costs is not known, so {', '.join(limited)}, limited in money, will be refused"
+
+
+def _region(params: LiteLLMParams) -> str:
+    """Where the provider is to process the calls: OpenAI's hosts of a region, or Vertex AI's location."""
+    host = (urlsplit(params.api_base or "").hostname or "").removesuffix(".api.openai.com")
+    return host if host in ("eu", "us") else str(params.extra.get("vertex_location") or "")

@@ -1,15 +1,18 @@
 """What models cost and how much they can write, by LiteLLM's own table, read without importing LiteLLM."""
 
 import re
+from collections.abc import Mapping
 from functools import cached_property
 from importlib.util import find_spec
 from pathlib import Path
+from types import MappingProxyType
 from typing import cast
 
 import orjson
 
-from proxy.money import Rates, pico_usd
+from proxy.money import Rates
 from proxy.types import JSON
+from proxy.upstream.entry import read_rates, unbilled
 
 _FILE = "model_prices_and_context_window_backup.json"
 _TEXT_MODES = frozenset({"chat", "completion", "responses"})
@@ -18,6 +21,9 @@ _PLAIN_MODES = frozenset({"embedding", "moderation"})
 _UNCOUNTED = re.compile(r"^input_(?!cost_per_token$|.*_batches$)")
 # the table files a provider's models in groups: vertex_ai-anthropic_models, fireworks_ai-embedding-models
 _GROUP = re.compile(r"-[a-z0-9_]+[-_]models$")
+# these look things up for every call, and each look-up is paid for
+_SEARCHING = re.compile(r"search-(preview|api)|-search$|deep-research")
+_NOTHING: Mapping[str, object] = MappingProxyType({})
 _ALIASES = {"bedrock_converse": "bedrock", "cohere_chat": "cohere", "azure_text": "azure"}
 
 
@@ -39,20 +45,38 @@ class PriceMap:
     def __init__(self, path: Path | None = None) -> None:
         self._path = path
 
-    def rates(self, model: str) -> Rates | None:
+    def rates(self, model: str, given: Mapping[str, object] = _NOTHING) -> Rates | None:
         """What a token costs; None when the table has no price for tokens both in and out. 0 is a price: free.
 
-        What generates nothing, such as an embedding model, needs no price out, and no price but that of tokens.
+        `given` are prices that stand in place of the table's. What generates nothing, such as an embedding model, needs
+        no price out. None, too, where calls cost something that is not counted in tokens (see `obstacles`).
         """
         entry = self._find(model)
-        plain = entry is not None and entry.get("mode") in _PLAIN_MODES and not _priced_otherwise(entry)
-        if entry is None or not (plain or entry.get("mode") in _TEXT_MODES):
+        if entry is None or entry.get("mode") not in _TEXT_MODES | _PLAIN_MODES or self.obstacles(model):
             return None
-        prompt, completion = _pico(entry, "input_cost_per_token"), _pico(entry, "output_cost_per_token")
-        completion = 0 if plain and completion is None else completion
-        if prompt is None or completion is None:
-            return None
-        return Rates(prompt, completion, _pico(entry, "cache_read_input_token_cost"))
+        out = {"output_cost_per_token": 0} if entry["mode"] in _PLAIN_MODES else {}
+        return read_rates({**out, **_without_surcharge(entry), **given})
+
+    def obstacles(self, model: str) -> list[str]:
+        """What a call costs beside its tokens, by the table's names; where there is any, its price is not known."""
+        entry = self._find(model) or {}
+        if entry.get("mode") in _PLAIN_MODES:
+            return [name for name, cost in entry.items() if cost and _UNCOUNTED.search(name)]
+        searches = _SEARCHING.search(model) or (
+            _provider(entry) == "perplexity" and entry.get("search_context_cost_per_query")
+        )
+        return unbilled(entry) + (["search_context_cost_per_query"] if searches else [])
+
+    def uplift(self, model: str, region: str) -> float | None:
+        """How many times its list price a model costs where it is processed in `region`, or None where that is all.
+
+        `region` is OpenAI's (`eu`, `us`) or Vertex AI's, whose location is a region unless it is told otherwise.
+        """
+        entry = self._find(model) or {}
+        times = entry.get(f"regional_processing_uplift_multiplier_{region}") if region else None
+        if (_provider(entry) or "").startswith("vertex_ai") and region != "global":
+            times = entry.get("regional_endpoint_uplift_multiplier")
+        return float(times) if isinstance(times, int | float) and times != 1 else None
 
     def max_output_tokens(self, model: str) -> int | None:
         """The most tokens that one reply can have, or None when the table does not say."""
@@ -92,8 +116,11 @@ class PriceMap:
         return entry
 
 
-def _priced_otherwise(entry: JSON) -> bool:
-    return any(cost and _UNCOUNTED.search(name) for name, cost in entry.items())
+def _without_surcharge(entry: JSON) -> JSON:
+    """A cache that is written to for nothing: the tokens that are written are prompt tokens all the same."""
+    if entry.get("cache_creation_input_token_cost") == 0:
+        return {name: price for name, price in entry.items() if name != "cache_creation_input_token_cost"}
+    return entry
 
 
 def _provider(entry: JSON) -> str | None:
@@ -102,11 +129,3 @@ def _provider(entry: JSON) -> str | None:
         return None
     name = _GROUP.sub("", group)
     return _ALIASES.get(name, name)
-
-
-def _pico(entry: JSON, key: str) -> int | None:
-    price = entry.get(key)
-    if price is None:
-        return None
-    # some prices were computed in floating point: 15 digits tell 4e-07 from 4.0000000000000003e-07
-    return pico_usd(f"{float(price):.15g}")

@@ -1,5 +1,6 @@
 """What a call took: from what the provider told, from what can be counted, and from upper bounds beforehand."""
 
+from dataclasses import replace
 from math import ceil, isfinite
 from typing import Any
 
@@ -65,14 +66,60 @@ def output_bound(body: JSON, deployment: Deployment) -> int | None:
 
 
 def told(usage: JSON) -> Usage:
-    """A provider's `usage` object as a value; what is missing or malformed counts as 0."""
-    prompt = _count(usage, "prompt_tokens")
+    """A provider's `usage` object as a value; what is missing or malformed counts as 0, and no part exceeds its whole.
+
+    Cached tokens, and those written to a cache, are a part of the prompt, as OpenAI, DeepSeek and (by way of LiteLLM,
+    which adds them up) Anthropic tell them.
+    """
+    prompt, completion = _count(usage, "prompt_tokens"), _count(usage, "completion_tokens")
+    within, without = usage.get("prompt_tokens_details"), usage.get("completion_tokens_details")
+    hits = _object(within).get("cached_tokens_details")
+    cached = min(prompt, _cached(usage))
+    write, long = _written(usage)
+    write = min(prompt - cached, write)
+    cached_audio = min(cached, _count(hits, "audio_tokens"))
+    audio = min(prompt - cached - write, max(0, _count(within, "audio_tokens") - cached_audio))
+    reasoning = _count(without, "reasoning_tokens") or _count(usage, "reasoning_tokens")
+    if reasoning and _count(usage, "total_tokens") == prompt + completion + reasoning:
+        # xAI counts it beside the completion
+        completion += reasoning
+    reasoning = min(completion, reasoning)
+    spoken = min(completion - reasoning, _count(without, "audio_tokens"))
     return Usage(
         prompt=prompt,
-        completion=_count(usage, "completion_tokens"),
-        cached=min(prompt, _count(usage.get("prompt_tokens_details"), "cached_tokens")),
-        reasoning=_count(usage.get("completion_tokens_details"), "reasoning_tokens"),
+        completion=completion,
+        cached=cached,
+        reasoning=reasoning,
+        cached_audio=cached_audio,
+        cache_write=write,
+        cache_write_1h=min(write, long),
+        audio_input=audio,
+        image_input=min(prompt - cached - write - audio, _count(within, "image_tokens")),
+        audio_output=spoken,
+        image_output=min(completion - reasoning - spoken, _count(without, "image_tokens")),
     )
+
+
+def _cached(usage: JSON) -> int:
+    """Prompt tokens read from a cache, by OpenAI's, Anthropic's or DeepSeek's name."""
+    return (
+        _count(usage.get("prompt_tokens_details"), "cached_tokens")
+        or _count(usage, "cache_read_input_tokens")
+        or _count(usage, "prompt_cache_hit_tokens")
+    )
+
+
+def _written(usage: JSON) -> tuple[int, int]:
+    """Prompt tokens written to a cache, and those of them that stay there for an hour."""
+    details = _object(usage.get("prompt_tokens_details"))
+    spans = _object(details.get("cache_creation_token_details")) or _object(usage.get("cache_creation"))
+    short, long = (_count(spans, f"ephemeral_{span}_input_tokens") for span in ("5m", "1h"))
+    told = (
+        _count(details, "cache_write_tokens")
+        or _count(details, "cache_creation_tokens")
+        or _count(usage, "cache_creation_input_tokens")
+    )
+    return max(told, short + long), long
 
 
 def billed(assembled: Assembler, deployment: Deployment, choices: int, most: int | None = None) -> Usage | None:
@@ -95,8 +142,18 @@ def billed(assembled: Assembler, deployment: Deployment, choices: int, most: int
     weights = counts if all(counts) else sizes
     cap = usage.completion * sum(weights) if most is None else max(most, usage.completion)
     shares = [min(-(-usage.completion * weight // max(weights[0], 1)), cap) for weight in weights]
-    completion = max(sum(shares), sum(size > 0 for size in sizes))
-    return Usage(usage.prompt, completion, usage.cached, usage.reasoning, estimated=True)
+    return _grown(usage, max(sum(shares), sum(size > 0 for size in sizes)))
+
+
+def _grown(usage: Usage, completion: int) -> Usage:
+    """`usage` with more completion tokens than were told, of the same kinds."""
+    times = completion / max(usage.completion, 1)
+    kinds = {kind: ceil(getattr(usage, kind) * times) for kind in ("reasoning", "audio_output", "image_output")}
+    left = completion
+    for kind, count in kinds.items():
+        kinds[kind] = min(left, count)
+        left -= kinds[kind]
+    return replace(usage, completion=completion, estimated=True, **kinds)
 
 
 def _first_only(assembled: Assembler, told: int, counts: list[int], deployment: Deployment) -> bool:
@@ -123,8 +180,14 @@ def _first_only(assembled: Assembler, told: int, counts: list[int], deployment: 
 
 
 def _count(counts: object, name: str) -> int:
-    value = counts.get(name) if isinstance(counts, dict) else None
-    return ceil(value) if isinstance(value, int | float) and isfinite(value) and value > 0 else 0
+    value = _object(counts).get(name)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return 0
+    return ceil(value) if isfinite(value) and value > 0 else 0
+
+
+def _object(value: object) -> JSON:
+    return value if isinstance(value, dict) else {}
 
 
 def _text_bytes(value: Any) -> int:  # noqa: ANN401 - any JSON value

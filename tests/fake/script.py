@@ -21,7 +21,8 @@ class Reply:
     left out. `n`: honoured; ignored (one choice comes back); refused (400 above one); a number: the cap (400 above it).
     `logprobs`: given when asked for, or never, or these values a token, cycling. `top` are the alternatives that are
     told of every token, beside itself, where `top_logprobs` are asked for.
-    `tool_calls`: `{"name", "arguments"}` of each; ids are made up.
+    `tool_calls`: `{"name", "arguments"}` of each; ids are made up. `kinds` are further fields of the usage, and
+    `service_tier` is the grade of service that the reply says it got.
     """
 
     contents: Sequence[Content] = ("42",)
@@ -32,6 +33,8 @@ class Reply:
     cached_tokens: int = 0
     completion_tokens: int | None = None
     usage: Literal["all", "first", "none"] = "all"
+    kinds: Mapping[str, object] = field(default_factory=dict)
+    service_tier: str | None = None
     n: Literal["honour", "ignore", "refuse"] | int = "honour"
     logprobs: bool | Sequence[float] = True
     top: Mapping[str, float] = field(default_factory=dict)

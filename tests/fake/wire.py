@@ -191,12 +191,14 @@ def _usage(call: Call, reply: Reply, choices: Sequence[Made]) -> JSON:
         "total_tokens": call.prompt_tokens + tokens,
         "prompt_tokens_details": {"cached_tokens": call.cached_tokens},
         "completion_tokens_details": {"reasoning_tokens": sum(made.reasoning for made in counted)},
+        **reply.kinds,
     }
 
 
 def _envelope(call: Call, reply: Reply, kind: str) -> JSON:
     body = {"id": f"chatcmpl-fake-{call.index}", "object": kind, "created": _CREATED, "model": call.body.get("model")}
-    return body | {"system_fingerprint": reply.system_fingerprint}
+    served = {} if reply.service_tier is None else {"service_tier": reply.service_tier}
+    return body | served | {"system_fingerprint": reply.system_fingerprint}
 
 
 def _pick(value: str | Sequence[str] | None, index: int) -> str | None:
