@@ -126,6 +126,8 @@ class Rates:
         return found
 
     def _rates(self, plain: int, kinds: Sequence[str], without: Container[str]) -> list[int]:
+        if self.kinds is _NO_KINDS:
+            return [plain] if self.cached_input is None or kinds is IN_COMPLETION else [plain, self.cached_input]
         own = [self.rate(kind) for kind in kinds if kind not in without]
         return [plain, *(rate for rate in own if rate is not None)]
 

@@ -31,6 +31,8 @@ def shares(rates: Rates, usage: Usage, parts: Sequence[int]) -> list[int]:
 
 def _pico(rates: Rates, usage: Usage) -> tuple[int, int]:
     """Pico-USD for the prompt and for the completion."""
+    if rates.plain:
+        return usage.prompt * rates.input, usage.completion * rates.output
     if rates.tiers or rates.services:
         rates = rates.at(usage.prompt, usage.service)
     kinds = rates.kinds
