@@ -96,7 +96,7 @@ class Stage:
         return self.tally.post({**body, **more})
 
 
-SAMPLES = 100
+SAMPLES = 200
 ONE = RATES.cost(10, 200)
 
 
