@@ -33,6 +33,9 @@ _GRACE_S = 60.0
 _LEAST_S = 0.001
 _MARGIN = 8
 _FREE = Rates(0, 0)
+DRAW = "draw"
+"""What a call is for whose choices are samples."""
+
 _ASIDE = frozenset({"judge", "universal"})
 """Calls whose completions are no samples: they are paid for, and not in the usage that the client is told."""
 
@@ -44,6 +47,11 @@ class Errand:
     purpose: str
     round: int = 1
     index: int = 0
+
+    @property
+    def samples(self) -> int:
+        """How many samples a choice of it is: 1 for a draw, 0 for all else."""
+        return int(self.purpose == DRAW)
 
 
 class Chunk(NamedTuple):
@@ -200,7 +208,7 @@ class MeteredCall:
         given, only the reply tells.
         """
         base = Amount(self._dearest.cost(self._prompt, 0), self._prompt)
-        each = Amount(self._dearest.cost(0, self._slice), self._slice)
+        each = Amount(self._dearest.cost(0, self._slice), self._slice, self._errand.samples)
         wanted = self._purse.room(base.nano, each.nano, choices)
         if wanted:
             # held from before the wait, so that a neighbour of the same request sees it
@@ -428,6 +436,7 @@ class MeteredCall:
                     estimated=usage.estimated,
                     finish_reason=self._finish.get(index),
                     latency_ms=latency_ms,
+                    samples=self._errand.samples,
                 )
             )
         return tuple(rows)

@@ -217,3 +217,17 @@ def _told(tally: ServedTally, query: str) -> tuple[Any, ...]:
         row = books.row(query)
     assert row is not None
     return tuple(row[name] for name in row.keys())  # noqa: SIM118 - a row is no dict
+
+
+def test_a_budget_of_samples_is_used_and_never_passed(tmp_path: Path) -> None:
+    with FakeUpstream("42") as upstream:
+        config = configuration(upstream.base_url, tmp_path, tenant={"sample_budget": 11, "budget_duration": "1d"})
+        with ServedTally(config) as tally:
+            body = {"model": "small", "messages": _ask("What is 6 x 7 ?"), "max_tokens": 40}
+            told = [tally.post({**body, "tally": {"strategy": "self_consistency"}}) for _ in range(3)]
+            assert [answer.status_code for answer in told] == [200, 200, 402]
+            drawn = [answer.json()["tally"]["samples"] for answer in told[:2]]
+            assert drawn == [8, 3]
+            assert sum(call.n for call in upstream.calls) == 11
+            assert tally.balance().spent.samples == 11
+            assert tally.balance().ok
