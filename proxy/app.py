@@ -10,7 +10,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from functools import cache, partial
 from importlib import import_module
 from itertools import count
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import structlog
 from fastapi import FastAPI
@@ -19,6 +19,7 @@ from starlette.exceptions import HTTPException
 from proxy import __version__
 from proxy.admission import Admission
 from proxy.answers.workers import Workers
+from proxy.api.admin import AdminEndpoint
 from proxy.api.chat import ChatEndpoint
 from proxy.api.completions import legacy
 from proxy.api.entry import Door
@@ -34,15 +35,18 @@ from proxy.api.services import Services
 from proxy.auth import LOCAL, MASTER, Auth
 from proxy.batcher import Batcher
 from proxy.calibration import Calibrator, Known, read_calibrations
-from proxy.config import Config
+from proxy.config import Config, KeyConfig
 from proxy.core.bank import Banks
 from proxy.core.batch import Batch
 from proxy.core.strategies import batch_for, scored
 from proxy.drawing import Drawer
 from proxy.engine import Engine
 from proxy.keeping import Keeper
+from proxy.ledger.admin import OPERATIONS, administer
+from proxy.ledger.admin.reporting import readable, report
 from proxy.ledger.books import Books
 from proxy.ledger.feedback import recent_outcomes, tell_feedback
+from proxy.ledger.keys import NewKey
 from proxy.ledger.opening import open_ledger
 from proxy.ledger.scores import recent_scores
 from proxy.ledger.store import wall_clock
@@ -61,7 +65,7 @@ from proxy.scoring.reward import RewardScorer
 from proxy.scoring.universal import Universal
 from proxy.telemetry import Metrics
 from proxy.trial import Shadows
-from proxy.types import Plan, Strategy
+from proxy.types import JSON, Plan, Strategy
 from proxy.upstream import Lane
 from proxy.upstream.catalogue import Catalogue
 from proxy.upstream.direct import DirectLane
@@ -210,6 +214,9 @@ class Tally:
         app.add_route("/health/liveness", health.liveliness, methods=["GET"])
         app.add_route("/health/readiness", health.readiness, methods=["GET"])
         app.add_route("/metrics", health.metrics, methods=["GET"])
+        for path in OPERATIONS:
+            admin = AdminEndpoint(path, door, self._administer)
+            app.add_route(path, admin.serve, methods=admin.methods)
         described = OpenApiEndpoint(budget_status=settings.budget_exceeded_status_code)
         app.add_route("/openapi.json", described.serve, methods=["GET"])
 
@@ -219,7 +226,7 @@ class Tally:
         self._open_to_all = not config.tenants and not keyed
         built_in = LOCAL if self._open_to_all else MASTER
         tenants = [*(tenant.tenant() for tenant in config.tenants), built_in]
-        books.adopt(tenants, {tenant.name: tenant.keys for tenant in config.tenants})
+        books.adopt(tenants, {tenant.name: [_new_key(key) for key in tenant.owned()] for tenant in config.tenants})
 
     def _litellm(self) -> Lane:
         from proxy.upstream.litellm import LiteLLMLane
@@ -293,6 +300,13 @@ class Tally:
     async def _feedback(self, tenant: str, request: str, *, correct: bool) -> bool:
         return await self._ledger.run(lambda books: tell_feedback(books, tenant, request, correct=correct))
 
+    async def _administer(self, path: str, asked: JSON) -> Any:  # noqa: ANN401 - the answer's JSON
+        url = self.config.general_settings.database_url
+        if OPERATIONS[path].report and readable(url):
+            # nobody's reservation waits for a report
+            return await asyncio.to_thread(report, url, path, asked, clock=wall_clock)
+        return await self._ledger.run(lambda books: administer(books, path, asked))
+
     async def _scores(self, tenant: str, model: str, limit: int) -> list[list[float]]:
         return await self._ledger.run(lambda books: recent_scores(books, tenant, model, limit))
 
@@ -310,6 +324,10 @@ def _import_ahead(config: Config) -> None:
     configured |= {tenant.strategy for tenant in config.tenants}
     for name in ("jsonpath", "jsonschema_rs", "re2", *(_HEAVY[name] for name in configured if name in _HEAVY)):
         import_module(name)
+
+
+def _new_key(key: KeyConfig) -> NewKey:
+    return NewKey(key.key, key.alias, key.expires_at, key.limits())
 
 
 def _identity() -> str:

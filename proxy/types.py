@@ -141,6 +141,7 @@ class Tenant(Limits):
 
     `name` is unique, `alias` what people call it. `managed` tenants come from the configuration file and are edited
     there alone.
+    `metadata` is what the operator keeps beside it, a JSON object as text.
     `scale_fraction` in [0, 1] is the share of its requests that is scaled (None: all); `shadow`: what is scaled only
     runs in the background, and the client gets one sample.
     """
@@ -151,6 +152,7 @@ class Tenant(Limits):
     managed: bool = False
     scale_fraction: float | None = None
     shadow: bool = False
+    metadata: str | None = None
 
     def narrowed(self, key: Limits) -> "Tenant":
         """The same with what one of its keys may do at most; the key's own strategy is the default."""
@@ -184,7 +186,7 @@ class Key(Limits):
     """A bearer key of a tenant, whose limits hold beside the tenant's own. Times are in seconds since 1970.
 
     `id` is public, `hint` the last four characters of the key, `alias` what people call it; `managed` keys come from
-    the configuration file.
+    the configuration file. `metadata` is what the operator keeps beside it, a JSON object as text.
     """
 
     id: str
@@ -195,6 +197,7 @@ class Key(Limits):
     expires_at: float | None = None
     revoked_at: float | None = None
     managed: bool = False
+    metadata: str | None = None
 
     def valid(self, now: float) -> bool:
         """Whether the key is good at `now`."""

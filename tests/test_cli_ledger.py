@@ -5,19 +5,28 @@ import io
 import json
 import sqlite3
 from collections.abc import Callable, Iterator
+from dataclasses import fields, replace
 from pathlib import Path
 
 import click
 import pytest
 from click.testing import CliRunner, Result
+from hypothesis import given
+from hypothesis import strategies as st
 
 from proxy.cli.keys import key
 from proxy.cli.ledger import ledger
 from proxy.cli.tenants import tenant
+from proxy.config.limits import read_budget, written_budget
 from proxy.ledger import Ballot, Settlement
 from proxy.ledger.books import Books
+from proxy.ledger.checking import check
+from proxy.ledger.lock import ServerLock
+from proxy.ledger.opening import open_books, read_books
+from proxy.ledger.reports import draws
 from proxy.ledger.store import wall_clock
-from proxy.types import Account, Tenant
+from proxy.types import Account, Budget, Key, Limits, Tenant
+from tests.postgres import NewDatabase
 from tests.test_ledger import end, row, verdict, wish
 
 Run = Callable[..., Result]
@@ -93,6 +102,134 @@ def test_the_first_command_makes_the_ledger(run: Run, tmp_path: Path) -> None:
     ok(run("tenant add acme"))
     assert (tmp_path / "tally.db").exists()
     assert "acme" in ok(run("tenant list"))
+
+
+EVERY_LIMIT = (
+    "--max-budget 1.5 --soft-budget 1 --token-budget 1000 --sample-budget 50 --budget-duration 30d"
+    " --budget 0.5+9samples/1d --budget 2000tokens --rpm 60 --tpm 900 --max-parallel 3 --model small"
+    " --allow-strategy adaptive --allow-strategy off --strategy off --max-samples 8 --max-rounds 2"
+    " --max-request-cost 0.05 --scale-until soft --on-exhausted refuse"
+)
+LIMITS = Limits(
+    max_nano=1_500_000_000,
+    soft_nano=10**9,
+    max_tokens=1000,
+    max_drawn=50,
+    duration="30d",
+    budgets=(Budget("1d", 500_000_000, None, 9), Budget(None, None, 2000)),
+    rpm_limit=60,
+    tpm_limit=900,
+    max_parallel=3,
+    models=("small",),
+    strategies=("adaptive", "off"),
+    strategy="off",
+    max_samples=8,
+    max_rounds=2,
+    max_request_nano=50_000_000,
+    scale_until="soft",
+    on_exhausted="refuse",
+)
+
+
+def limits_of(owner: Limits) -> Limits:
+    return Limits(**{field.name: getattr(owner, field.name) for field in fields(Limits)})
+
+
+def made_key(run: Run, books: Books, line: str) -> Key:
+    """The key that a command has printed."""
+    return books.key(books.key_id(ok(run(line)).strip()))
+
+
+def test_tenants_and_keys_take_the_same_limits_and_show_them(run: Run, books: Books) -> None:
+    ok(run(f"tenant add acme --alias Acme {EVERY_LIMIT}"))
+    one = made_key(run, books, f"key create acme --alias ci {EVERY_LIMIT}")
+    assert limits_of(books.tenant("acme")) == limits_of(one) == LIMITS
+    assert (books.tenant("acme").alias, one.alias) == ("Acme", "ci")
+    for shown in (ok(run("tenant show acme")), ok(run(f"key show {one.id}"))):
+        for fact in (
+            "1.5",
+            "30d",
+            "also 0.5+9samples/1d",
+            "also 2000tokens",
+            "adaptive, off",
+            "the soft budget",
+            "900",
+        ):
+            assert fact in shown
+
+
+def test_a_key_is_changed_blocked_and_given_back(run: Run, books: Books) -> None:
+    ok(run("tenant add acme"))
+    one = made_key(run, books, f"key create acme {EVERY_LIMIT}").id
+    ok(run(f"key update {one} --budget none --max-budget none --allow-strategy none --expires 2999-01-01 --alias none"))
+    found = books.key(one)
+    assert (found.budgets, found.max_nano, found.strategies, found.rpm_limit) == ((), None, None, 60)
+    assert found.expires_at is not None
+    ok(run(f"key update {one} --expires 30d"))
+    assert books.key(one).expires_at == pytest.approx(wall_clock() + 30 * 86_400, abs=60)
+    ok(run(f"key block {one}"))
+    assert books.key(one).blocked
+    assert "blocked" in ok(run("key list"))
+    ok(run(f"key unblock {one}"))
+    assert not books.key(one).blocked
+    assert "nothing to change" in refused(run(f"key update {one}"))
+    assert "neither a date" in refused(run(f"key update {one} --expires soon"))
+    assert "expired already" in refused(run(f"key update {one} --expires 2001-01-01"))
+
+
+def test_a_key_is_rotated_with_a_grace_for_the_old_one(run: Run, books: Books) -> None:
+    ok(run("tenant add acme"))
+    first = ok(run("key create acme --rpm 7")).strip()
+    second = ok(run(f"key rotate {books.key_id(first)} --grace 1h")).strip()
+    assert books.authenticate(first) is not None
+    assert books.key(books.key_id(second)).rpm_limit == 7
+    assert "good until" in ok(run("key list"))
+    third = ok(run(f"key rotate {books.key_id(second)}")).strip()
+    assert books.authenticate(second) is None
+    assert books.authenticate(third) is not None
+
+
+def test_a_new_pepper_keeps_keys_good_also_for_a_ledger_that_is_open(run: Run, books: Books) -> None:
+    ok(run("tenant add acme"))
+    before = ok(run("key create acme")).strip()
+    assert books.authenticate(before) is not None
+    ok(run("key rotate-pepper"))
+    after = ok(run("key create acme")).strip()
+    for key_ in (after, before):
+        assert books.authenticate(key_) is not None
+
+
+def test_a_deleted_tenant_ends_with_its_keys(run: Run, books: Books) -> None:
+    ok(run("tenant add acme"))
+    secret = ok(run("key create acme")).strip()
+    ok(run("tenant delete acme"))
+    assert books.authenticate(secret) is None
+    assert "there is no tenant" in refused(run("tenant show acme"))
+
+
+@pytest.mark.parametrize(
+    ("value", "reason"),
+    [
+        ("x/1d", "'x' is not a number"),
+        ("5/1y", "'1y' is not a duration"),
+        ("5+6/1d", "the same limit twice"),
+        ("1.5tokens", "is not a whole number"),
+        ("/1d", "is not a number"),
+    ],
+)
+def test_a_wrong_window_is_named(run: Run, value: str, reason: str) -> None:
+    assert reason in refused(run("tenant add acme --budget", value))
+
+
+@given(st.builds(
+    Budget,
+    st.sampled_from([None, "30s", "1d", "weekly", "1mo"]),
+    st.integers(0, 10**18),
+    st.none() | st.integers(0, 10**15),
+    st.none() | st.integers(0, 10**15),
+))  # fmt: skip
+def test_a_window_is_read_as_it_is_written(budget: Budget) -> None:
+    assert read_budget(written_budget(budget)) == budget
 
 
 def test_only_what_is_given_changes_and_none_takes_a_limit_away(run: Run, books: Books) -> None:
@@ -229,20 +366,93 @@ def test_the_ledger_shows_tenants_and_their_last_requests(run: Run, used: Books)
 
 
 def test_the_ledger_is_exported_as_csv(run: Run, used: Books) -> None:
-    (line,) = csv.DictReader(io.StringIO(ok(run("ledger export"))))
+    (line,) = csv.DictReader(io.StringIO(ok(run("ledger export --csv"))))
     assert (line["id"], line["cost_nano"], line["label"], line["first_answer"]) == ("d0", "5", "[bold]42", "41")
 
 
 def test_an_export_of_nothing_is_a_header(run: Run) -> None:
     ok(run("tenant add acme"))
-    assert ok(run("ledger export")).startswith("number,tenant,key,")
-    assert ok(run("ledger export --format jsonl")) == ""
+    assert ok(run("ledger export --csv")).startswith("number,tenant,key,")
+    assert ok(run("ledger export --jsonl")) == ""
 
 
 def test_the_ledger_is_exported_as_lines_of_json_to_a_file(run: Run, used: Books, tmp_path: Path) -> None:
     used.add_tenant(Tenant("other"))
     used.reserve(wish("c", 10, tenant="other"))
     used.settle(Settlement("c", Account("other", None, "req_2"), (row("d1"), row("d2"))))
-    ok(run("ledger export --format jsonl --tenant other --output", str(tmp_path / "out.jsonl")))
+    ok(run("ledger export --jsonl --tenant other --output", str(tmp_path / "out.jsonl")))
     lines = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
     assert [(line["id"], line["answer"]) for line in lines] == [("d1", None), ("d2", None)]
+
+
+def moved(source: str, target: str) -> Result:
+    return CliRunner().invoke(ledger, ["migrate", "--from", source, "--to", target])
+
+
+def contents(url: str) -> dict[str, object]:
+    """All that a ledger says, but for how its lines are numbered."""
+    books = read_books(url, clock=wall_clock)
+    try:
+        lines = [{name: value for name, value in line.items() if name != "number"} for line in draws(books)]
+        standings = [books.glance(row["id"]).spent for row in books.rows("SELECT id FROM scopes ORDER BY id")]
+        return {
+            "tenants": books.tenants(),
+            "keys": books.keys(),
+            "draws": lines,
+            "spent": standings,
+            "checks": check(books),
+        }
+    finally:
+        books.close()
+
+
+def test_a_ledger_moves_to_postgres_and_back_with_all_that_it_holds(
+    used: Books, tmp_path: Path, postgres: NewDatabase
+) -> None:
+    secret = used.create_key("acme", limits=LIMITS, alias="ci", metadata='{"a":1}')
+    account = Account("acme", used.key_id(secret), "req_9")
+    for place in range(1100):
+        used.reserve(replace(wish(f"x{place}", 20), account=account))
+        used.settle(Settlement(f"x{place}", account, (row(f"x{place}", nano=3),)))
+    used.close()
+    first, there, back = f"sqlite:///{tmp_path / 'tally.db'}", postgres(), f"sqlite:///{tmp_path / 'back.db'}"
+    said = ok(moved(first, there))
+    assert "draws: 1101" in said
+    assert "both ledgers agree" in said
+    assert contents(there) == contents(first)
+    ok(moved(there, back))
+    assert contents(back) == contents(first)
+    books = open_books(there, clock=wall_clock)
+    try:
+        assert books.authenticate(secret) is not None
+        books.settle(end("b", row("d7")))
+        books.reserve(wish("c", 1))
+        assert [line["id"] for line in draws(books)][-1] == "d7"
+        assert all(one.ok for one in check(books))
+    finally:
+        books.close()
+
+
+def test_a_ledger_moves_only_to_a_new_place_and_only_while_no_server_uses_it(used: Books, tmp_path: Path) -> None:
+    used.close()
+    first, other = (f"sqlite:///{tmp_path / name}" for name in ("tally.db", "other.db"))
+    assert "is not empty" in refused(moved(first, first))
+    ok(moved(first, other))
+    assert "is not empty" in refused(moved(first, other))
+    assert "there is no such ledger" in refused(moved(f"sqlite:///{tmp_path / 'none.db'}", f"{other}.new"))
+    lock = ServerLock(tmp_path / "tally.db")
+    try:
+        assert "another tally server" in refused(moved(first, f"{other}.new"))
+    finally:
+        lock.release()
+
+
+def test_a_check_names_the_key_whose_counters_are_wrong(run: Run, used: Books) -> None:
+    one = used.key_id(used.create_key("acme"))
+    assert one not in ok(run("ledger check"))
+    assert one in ok(run("ledger check --keys"))
+    with used.transaction():
+        used.rows("UPDATE scopes SET spent_nano = 6 WHERE id = ?", f"key:{one}")
+    result = run("ledger check")
+    assert result.exit_code == 1
+    assert one in result.stdout

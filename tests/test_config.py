@@ -1,6 +1,8 @@
 """The operator's file: what it says when it is good, and every mistake by file, key and reason."""
 
 import json
+import re
+from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -11,8 +13,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from proxy.config import Config, load_config, parse_config
+from proxy.config.limits import FIELDS, LimitsConfig, shown
 from proxy.errors import ConfigError
-from proxy.types import Strategy
+from proxy.types import Budget, Limits, Strategy, Tenant
 
 EXAMPLE = """
 model_list:
@@ -133,12 +136,39 @@ MODEL = "model_list: [{model_name: a, litellm_params: {model: openai/x%s}}]"
         ("tenants: [{name: a, token_budget: 99999999999999999999}]", "tenants[0].token_budget", "less than"),
         ("tenants: [{name: a, rpm_limit: 99999999999999999999}]", "tenants[0].rpm_limit", "less than"),
         ("tenants: [{name: a, budget_duration: 1d}]", "tenants[0].budget_duration", "needs max_budget"),
+        (
+            "tenants: [{name: a, budgets: [{budget_duration: 1d}]}]",
+            "tenants[0].budgets[0].budget_duration",
+            "needs max",
+        ),
+        ("tenants: [{name: a, soft_budget: 2, max_budget: 1}]", "tenants[0].soft_budget", "is above max_budget"),
+        ("tenants: [{name: a, scale_until: soft}]", "tenants[0].scale_until", "needs a soft_budget"),
+        ("tenants: [{name: a, scale_until: firm}]", "tenants[0].scale_until", "'hard' or 'soft'"),
+        ("tenants: [{name: a, on_exhausted: x}]", "tenants[0].on_exhausted", "'single' or 'refuse'"),
+        ("tenants: [{name: a, strategy: sp1, strategies: [pets]}]", "tenants[0].strategy", "is not among its"),
+        ("tenants: [{name: a, keys: [{alias: x}]}]", "tenants[0].keys[0].key", "is missing"),
+        (
+            "tenants: [{name: a, keys: [{key: abcdef, rpm_limits: 1}]}]",
+            "tenants[0].keys[0].rpm_limits",
+            "did you mean rpm_limit?",
+        ),
+        (
+            "tenants: [{name: a, keys: [{key: abcdef, budget_duration: 1d}]}]",
+            "tenants[0].keys[0].budget_duration",
+            "needs max_budget",
+        ),
+        ("tenants: [{name: a, keys: [{key: abcdef, expires: soon}]}]", "tenants[0].keys[0].expires", "datetime"),
+        ("tenants: [{name: a, keys: [abcdef, {key: abcdef}]}]", "tenants[0].keys[1]", "a key of 'a' too"),
+        (
+            MODEL % "" + "\ntenants: [{name: a, keys: [{key: abcdef, models: [b]}]}]",
+            "tenants[0].keys[0].models[0]",
+            "'b' is not in model_list",
+        ),
         ("tenants: [{name: a, max_budget: 1, budget_duration: 1y}]", "tenants[0].budget_duration", "not a duration"),
         (MODEL % "" + "\ntenants: [{name: a, models: [b]}]", "tenants[0].models[0]", "'b' is not in model_list"),
         (MODEL % "" + "\nscaling: {judge_model: b}", "scaling.judge_model", "'b' is not in model_list"),
         ("general_settings: {master_key: sk-1234}", "general_settings.master_key", "is too weak"),
         ("general_settings: {master_key: aaaaaaaaaaaaaaaaaaaa}", "general_settings.master_key", "is too weak"),
-        ("general_settings: {database_url: postgres://x/y}", "general_settings.database_url", "not served yet"),
         ("general_settings: {database_url: tally.db}", "general_settings.database_url", "must be sqlite:///FILE"),
         ("general_settings: {log_level: loud}", "general_settings.log_level", "'debug'"),
         ("general_settings: {budget_exceeded_status_code: 200}", "general_settings.budget_exceeded_status_code", "400"),
@@ -175,6 +205,84 @@ def test_a_mistake_in_json_is_named_too(tmp_path: Path, text: str, key: str, rea
     ((found, why),) = mistakes(text, tmp_path, "tally.json")
     assert found == key
     assert reason in why
+
+
+TENANT = """
+tenants:
+  - name: acme
+    alias: Acme Inc.
+    max_budget: 10
+    soft_budget: 8
+    budget_duration: 1mo
+    token_budget: 1000
+    sample_budget: 50
+    budgets: [{budget_duration: 1d, max_budget: 1}, {token_budget: 9}]
+    rpm_limit: 60
+    tpm_limit: 900
+    max_parallel_requests: 3
+    models: [small]
+    strategies: [adaptive, pets]
+    strategy: pets
+    max_samples: 8
+    max_rounds: 2
+    max_cost_usd: 0.05
+    scale_until: soft
+    on_exhausted: refuse
+    keys:
+      - sk-plain-1
+      - {key: os.environ/ACME_KEY, alias: ci, expires: 2999-01-01, max_budget: 0.5, rpm_limit: 6, blocked: true}
+"""
+
+
+def test_a_tenant_of_the_file_takes_every_limit_and_its_keys_take_them_too(tmp_path: Path) -> None:
+    (found,) = load(TENANT, tmp_path, **ENVIRON).tenants
+    assert found.tenant() == Tenant(
+        name="acme",
+        alias="Acme Inc.",
+        managed=True,
+        max_nano=10**10,
+        soft_nano=8 * 10**9,
+        duration="1mo",
+        max_tokens=1000,
+        max_drawn=50,
+        budgets=(Budget("1d", 10**9), Budget(None, None, 9)),
+        rpm_limit=60,
+        tpm_limit=900,
+        max_parallel=3,
+        models=("small",),
+        strategies=("adaptive", "pets"),
+        strategy="pets",
+        max_samples=8,
+        max_rounds=2,
+        max_request_nano=50_000_000,
+        scale_until="soft",
+        on_exhausted="refuse",
+    )
+    plain, other = found.owned()
+    assert (plain.key, plain.alias, plain.expires_at, plain.limits()) == ("sk-plain-1", None, None, Limits())
+    assert (other.key, other.alias) == ("sk-acme-1", "ci")
+    assert other.limits() == Limits(max_nano=500_000_000, rpm_limit=6, blocked=True)
+    assert other.expires_at == datetime(2999, 1, 1, tzinfo=UTC).timestamp()
+
+
+def test_the_tenants_of_the_documentation_have_no_mistake() -> None:
+    page = (Path(__file__).parent.parent / "docs" / "tenants.md").read_text(encoding="utf-8")
+    (text,) = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
+    (found,) = parse_config(yaml.safe_load(text), "tenants.md", ENVIRON).tenants
+    assert [key.alias for key in found.owned()] == [None, "ci"]
+    assert [name for name in FIELDS if f"`{name}`" not in page] == []
+
+
+def test_every_limit_has_a_name_and_is_told_in_the_schema() -> None:
+    assert set(FIELDS.values()) == set(Limits.__dataclass_fields__)
+    told = Config.model_json_schema()["$defs"]
+    for section in ("TenantConfig", "KeyConfig"):
+        assert {name for name in FIELDS if "description" not in told[section]["properties"][name]} == set()
+
+
+def test_limits_are_shown_by_the_names_that_they_are_written_in(tmp_path: Path) -> None:
+    (found,) = load(TENANT, tmp_path, **ENVIRON).tenants
+    assert LimitsConfig.model_validate(shown(found.tenant())).limits() == found.limits()
 
 
 def test_every_mistake_is_named_at_once(tmp_path: Path) -> None:

@@ -759,7 +759,23 @@ def test_migrations_run_once_and_are_numbered(tmp_path: Path) -> None:
         books.close()
 
 
-@pytest.mark.parametrize("old", range(1, len(MIGRATIONS)))
+def test_a_ledger_from_before_metadata_keeps_its_tenants_and_keys(tmp_path: Path) -> None:
+    earlier = sqlite3.connect(tmp_path / "tally.db", isolation_level=None)
+    migrate(earlier, 9)
+    earlier.execute("INSERT INTO tenants (name, managed, created_at) VALUES ('acme', 0, 1)")
+    earlier.execute("INSERT INTO keys VALUES ('key_1', x'01', 'acme', 'abcd', 1, NULL, NULL, 0, 'the key')")
+    for scope in ("tenant:acme", "key:key_1"):
+        earlier.execute("INSERT INTO scopes (id, rpm_limit) VALUES (?, 3)", (scope,))
+        earlier.execute("INSERT INTO budgets (scope, place, max_nano) VALUES (?, 0, 100)", (scope,))
+    earlier.close()
+    books = Books.open(tmp_path / "tally.db", clock=lambda: NOON)
+    assert books.tenant("acme") == Tenant("acme", max_nano=100, rpm_limit=3)
+    assert (books.key("key_1").alias, books.key("key_1").metadata) == ("the key", None)
+    assert books.update_tenant("acme", metadata="{}").metadata == "{}"
+    books.close()
+
+
+@pytest.mark.parametrize("old", range(1, 9))
 def test_a_ledger_of_every_earlier_version_is_brought_up_to_date_with_what_it_holds(tmp_path: Path, old: int) -> None:
     earlier = sqlite3.connect(tmp_path / "tally.db", isolation_level=None)
     migrate(earlier, old)

@@ -1,10 +1,11 @@
 """`GET /openapi.json`: what is served here, in OpenAPI 3.1. Anybody may read it: it tells nothing of the tenants."""
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
 import orjson
+from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 from starlette.requests import Request
 from starlette.responses import Response
@@ -16,9 +17,11 @@ from proxy.api.feedback import Feedback
 from proxy.api.passthrough import PATHS, PassedRequest
 from proxy.api.responses import ResponsesRequest
 from proxy.api.wire import ChatRequest
+from proxy.ledger.admin import OPERATIONS
 from proxy.types import JSON, STRATEGIES
 
 _SCHEMAS = "#/components/schemas/"
+_PLAIN = str.maketrans("/", "_", "{}")
 _BUDGET = 402
 _OTHER = "default"
 _JSON, _STREAM = "application/json", "text/event-stream"
@@ -30,6 +33,7 @@ _READING = (400, 401, 404, 500, 503)
 _TELLING = (*_READING, 408, 413)
 _PASSING = (*_TELLING, _BUDGET, 403, 429, 502, 504)
 _SAMPLING = (*_PASSING, 422)
+_ADMINISTERING = (*_TELLING, 403, 429)
 
 _STATUSES = (
     (400, "The request is wrong, here or for the provider."),
@@ -52,7 +56,7 @@ _STATUSES = (
 class _Operation:
     """One path with its method. `asked`, `told` and `streamed` name schemas, the last that of a stream's events.
 
-    `own`: a provider's other statuses come through.
+    `query` has the parameters of the URL; `own`: a provider's other statuses come through.
     """
 
     path: str
@@ -64,6 +68,7 @@ class _Operation:
     headers: tuple[str, ...] = ("x-request-id",)
     streamed: str | None = None
     own: bool = False
+    query: type[BaseModel] | None = None
 
 
 def _sampled(path: str, summary: str, asked: str, told: str, streamed: str) -> _Operation:
@@ -100,6 +105,18 @@ _OPERATIONS = (
         "/v1/feedback", "post", "Tell whether an answer was right", "FeedbackReply", (*_TELLING, 429), "Feedback"
     ),
 )
+_ADMINISTERED = tuple(
+    _Operation(
+        path,
+        "get" if each.method == "GET" else "post",
+        f"{each.summary} (master key{', or for a key itself' if each.own else ''})",
+        each.told,
+        _ADMINISTERING,
+        None if each.method == "GET" else each.asked.__name__,
+        query=each.asked if each.method == "GET" else None,
+    )
+    for path, each in OPERATIONS.items()
+)
 _WATCHED = (
     ("/health/liveliness", "The process answers", _JSON, {"type": "string"}, ()),
     ("/health/liveness", "The same by its other name", _JSON, {"type": "string"}, ()),
@@ -124,7 +141,11 @@ class OpenApiEndpoint:
 
 def document(budget_status: int = _BUDGET) -> JSON:
     """The whole document as an object; `budget_status` stands for 402."""
-    watched = {path: {"get": _watch(*rest), "servers": [{"url": "/"}]} for path, *rest in _WATCHED}
+    root = [{"url": "/"}]
+    watched = {path: {"get": _watch(*rest), "servers": root} for path, *rest in _WATCHED}
+    administered = {
+        each.path: {each.method: _described(each, budget_status), "servers": root} for each in _ADMINISTERED
+    }
     return {
         "openapi": "3.1.0",
         "info": {
@@ -142,7 +163,9 @@ def document(budget_status: int = _BUDGET) -> JSON:
             },
         ],
         "security": [{"key": []}],
-        "paths": {each.path: {each.method: _described(each, budget_status)} for each in _OPERATIONS} | watched,
+        "paths": {each.path: {each.method: _described(each, budget_status)} for each in _OPERATIONS}
+        | administered
+        | watched,
         "components": {
             "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
             "headers": {name: {"schema": schema} for name, schema in replies.headers().items()},
@@ -153,8 +176,10 @@ def document(budget_status: int = _BUDGET) -> JSON:
 
 
 def _schemas() -> JSON:
-    asked = (ChatRequest, CompletionRequest, ResponsesRequest, PassedRequest, Feedback)
-    made = models_json_schema([(model, "validation") for model in asked], ref_template=_SCHEMAS + "{model}")[1]["$defs"]
+    asked: set[type[BaseModel]] = {ChatRequest, CompletionRequest, ResponsesRequest, PassedRequest, Feedback}
+    asked |= {each.asked for each in OPERATIONS.values() if each.method == "POST"}
+    named = sorted(asked, key=lambda model: model.__name__)
+    made = models_json_schema([(model, "validation") for model in named], ref_template=_SCHEMAS + "{model}")[1]["$defs"]
     texts = set(ChatRequest.model_fields) - {"messages", "tools", *CompletionRequest.model_fields}
     return {
         **made,
@@ -191,7 +216,7 @@ def _described(operation: _Operation, budget_status: int) -> JSON:
     statuses = [str(budget_status if status == _BUDGET else status) for status in sorted(operation.statuses)]
     statuses += [_OTHER] if operation.own else []
     found: JSON = {
-        "operationId": operation.method + operation.path.replace("/v1", "").replace("{model}", "one").replace("/", "_"),
+        "operationId": operation.method + operation.path.replace("/v1", "").replace("{model}", "one").translate(_PLAIN),
         "summary": operation.summary,
         "responses": {
             "200": {"description": "OK", "headers": headers, "content": content},
@@ -199,12 +224,29 @@ def _described(operation: _Operation, budget_status: int) -> JSON:
         },
     }
     if operation.asked is not None:
-        found["requestBody"] = {"required": True, "content": {_JSON: {"schema": _ref(operation.asked)}}}
+        found["requestBody"] = {
+            "required": "{key}" not in operation.path,
+            "content": {_JSON: {"schema": _ref(operation.asked)}},
+        }
     if operation.own:
         found["parameters"] = [_parameter("x-tally-strategy", "header", {"enum": list(STRATEGIES)}, required=False)]
-    if "{model}" in operation.path:
-        found["parameters"] = [_parameter("model", "path", {"type": "string"}, required=True)]
+    for name in ("model", "key"):
+        if f"{{{name}}}" in operation.path:
+            found["parameters"] = [_parameter(name, "path", {"type": "string", "minLength": 1}, required=True)]
+    if operation.query is not None:
+        found["parameters"] = list(_parameters(operation.query))
     return found
+
+
+def _parameters(query: type[BaseModel]) -> Iterator[JSON]:
+    """The parameters of a URL; null stands in no URL."""
+    told = query.model_json_schema()
+    for name, schema in told["properties"].items() if "properties" in told else ():
+        bare = {word: value for word, value in schema.items() if word not in ("anyOf", "default", "title")}
+        some = [each for each in schema.get("anyOf", ()) if each.get("type") != "null"]
+        yield _parameter(
+            name, "query", {**bare, **(some[0] if some else {})}, required=name in told.get("required", ())
+        )
 
 
 def _watch(summary: str, media: str, schema: JSON, others: Iterable[int]) -> JSON:

@@ -65,7 +65,90 @@ def schemas() -> JSON:
         "ModelList": _object(object=_one_of("list"), data=_list(_model())),
         "FeedbackReply": _object(id=_text(), object=_one_of("feedback"), correct={"type": "boolean"}),
         "Readiness": _object(["status"], status=_one_of("ready", "unavailable"), db=_text(), reason=_text()),
+        **_administration(),
     }
+
+
+def _administration() -> JSON:
+    """What the admin API answers; money in US dollars, times in ISO 8601."""
+    key: JSON = {
+        **{name: _text() for name in ("token", "key_name", "team_id")},
+        **{name: _or_null(_text()) for name in ("key_alias", "expires", "created_at", "revoked_at")},
+        **_limits(),
+    }
+    team: JSON = {"team_id": _text(), "team_alias": _or_null(_text()), **_limits()}
+    team |= {"answer": _or_null(_text()), "scale_fraction": _or_null(_share()), "shadow": {"type": "boolean"}}
+    ids, ref = _list(_text()), "#/components/schemas/"
+    return {
+        "ManagedKey": _object(**key),
+        "NewKey": _object(key=_text(description="The secret, this one time."), **key),
+        "KeyInfo": _object(key=_text(), info={"$ref": f"{ref}ManagedKey"}),
+        "KeyPage": _object(
+            keys=_list({"anyOf": [_text(), {"$ref": f"{ref}ManagedKey"}]}),
+            total_count=_count(),
+            current_page=_count(),
+            total_pages=_count(),
+        ),
+        "DeletedKeys": _object(deleted_keys=ids),
+        "Team": _object(**team),
+        "TeamInfo": _object(
+            team_id=_text(), team_info={"$ref": f"{ref}Team"}, keys=_list({"$ref": f"{ref}ManagedKey"})
+        ),
+        "TeamList": _list({"$ref": f"{ref}Team"}),
+        "ChangedTeam": _object(team_id=_text(), data={"$ref": f"{ref}Team"}),
+        "DeletedTeams": _object(deleted_teams=ids),
+        "Spends": _list({"anyOf": [_spend_line(), _spend_day()]}),
+        "TotalSpend": _object(spend=_usd(), max_budget={"type": "null"}),
+    }
+
+
+def _limits() -> JSON:
+    numbers = ("token_budget", "sample_budget", "rpm_limit", "tpm_limit", "max_parallel_requests")
+    window = {"budget_duration": _or_null(_text())}
+    limited: JSON = {"max_budget": _or_null(_usd()), **{name: _or_null(_count()) for name in numbers[:2]}}
+    used: JSON = {"spend": _usd(), "tokens": _count(), "samples": _count(), "budget_reset_at": _or_null(_text())}
+    return {
+        **window,
+        **limited,
+        **{name: _or_null(_count()) for name in (*numbers[2:], "max_samples", "max_rounds")},
+        **{name: _or_null(_usd()) for name in ("soft_budget", "max_cost_usd")},
+        "budgets": _list(_object(**window, **limited)),
+        "models": _list(_text()),
+        "strategies": _or_null(_list(_one_of(*STRATEGIES))),
+        "strategy": _or_null(_one_of(*STRATEGIES)),
+        "scale_until": _one_of("hard", "soft"),
+        "on_exhausted": _one_of("single", "refuse"),
+        "blocked": {"type": "boolean"},
+        "spend": _usd(),
+        "total_spend": _usd(),
+        "reserved": _usd(),
+        "budget_reset_at": _or_null(_text()),
+        "windows": _list(_object(**window, **used)),
+        "metadata": {"type": "object"},
+        "managed": {"type": "boolean"},
+    }
+
+
+def _spend_line() -> JSON:
+    texts = ("request_id", "team_id", "call_type", "model", "startTime", "endTime", "status", "attempt", "deployment")
+    maybe = ("api_key", "model_group", "strategy")
+    counts = ("total_tokens", "prompt_tokens", "completion_tokens", "cached_tokens", "reasoning_tokens", "round")
+    return _object(
+        **{name: _text() for name in texts},
+        **{name: _or_null(_text()) for name in maybe},
+        **{name: _count() for name in counts},
+        spend=_usd(),
+        estimated={"type": "boolean"},
+    )
+
+
+def _spend_day() -> JSON:
+    shares = {"type": "object", "additionalProperties": _usd()}
+    return _object(startTime=_text(), spend=_usd(), models=shares, api_keys=shares, teams=shares)
+
+
+def _usd() -> JSON:
+    return {"type": "number", "minimum": 0}
 
 
 def _tally_of() -> JSON:

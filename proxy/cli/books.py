@@ -20,6 +20,8 @@ from proxy.ledger.store import wall_clock
 P = ParamSpec("P")
 R = TypeVar("R")
 
+_LATEST = datetime(9999, 12, 31, tzinfo=UTC).timestamp()
+
 config_option = click.option(
     "--config",
     "config_path",
@@ -66,8 +68,8 @@ def read_books(config_path: Path | None) -> Iterator[Books]:
 
 
 def moment(seconds: float | None) -> str:
-    """A time as the tables show it, in UTC; a dash for None."""
-    return "-" if seconds is None else f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d %H:%M:%S}"
+    """A time as the tables show it, in UTC; a dash for None, and for times that no calendar has."""
+    return "-" if seconds is None or seconds > _LATEST else f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d %H:%M:%S}"
 
 
 def _url(config_path: Path | None) -> str:

@@ -1,7 +1,9 @@
 """`tally key`: the bearer keys of tenants."""
 
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any, TypeVar, cast
 
 import click
 from rich.console import Console
@@ -9,8 +11,39 @@ from rich.markup import escape
 from rich.table import Table
 
 from proxy.cli.books import clear_errors, config_option, moment, open_books, read_books
+from proxy.cli.limits import budget_facts, changed, given, limit_facts, limit_options, option
+from proxy.config.limits import seconds
+from proxy.ledger.keys import KeyChanges
+from proxy.ledger.reports import Sheet, sheet_of
 from proxy.ledger.store import wall_clock
-from proxy.types import Key
+from proxy.types import Key, Limits
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+_OF_KEY = ("alias", "expires_at")
+
+
+def _expiry(text: str) -> float:
+    """A day or a moment (UTC), or how long from now."""
+    if text[:1].isdigit() and "-" not in text:
+        return wall_clock() + seconds(text)
+    try:
+        found = datetime.fromisoformat(text)
+    except ValueError:
+        raise ValueError(f"{text!r} is neither a date such as 2030-01-31 nor a time such as 30d") from None
+    return (found if found.tzinfo else found.replace(tzinfo=UTC)).timestamp()
+
+
+_OPTIONS: tuple[Callable[[F], F], ...] = (
+    option("--alias", "alias", "TEXT", str, "What people call it."),
+    option("--expires", "expires_at", "WHEN", _expiry, "A day, a moment (UTC), or how long it is good, as in 30d."),
+)
+
+
+def _options(command: F) -> F:
+    for each in reversed(_OPTIONS):
+        command = each(command)
+    return limit_options(command)
 
 
 @click.group()
@@ -20,21 +53,29 @@ def key() -> None:
 
 @key.command()
 @click.argument("tenant")
-@click.option(
-    "--expires",
-    type=click.DateTime(["%Y-%m-%d", "%Y-%m-%dT%H:%M:%S"]),
-    default=None,
-    metavar="DATE",
-    help="The day, or the moment, from which the key is worthless (UTC).",
-)
+@_options
 @config_option
 @clear_errors
-def create(tenant: str, expires: datetime | None, config_path: Path | None) -> None:
-    """Make a key for TENANT and print it, this one time."""
+def create(tenant: str, config_path: Path | None, **options: Any) -> None:  # noqa: ANN401 - one for each limit
+    """Make a key for TENANT and print it, this one time. Its limits hold beside the tenant's."""
+    told = given(options)
+    said = {name: told.pop(name) for name in _OF_KEY if name in told}
     with open_books(config_path) as books:
-        made = books.create_key(tenant, None if expires is None else expires.replace(tzinfo=UTC).timestamp())
-    click.echo(made)
-    click.echo("Keep it now: it is not stored and cannot be shown again.", err=True)
+        made = books.create_key(tenant, limits=Limits(**told), **said)
+    _show_once(made)
+
+
+@key.command()
+@click.argument("key_id", metavar="KEY_ID")
+@_options
+@config_option
+@clear_errors
+def update(key_id: str, config_path: Path | None, **options: Any) -> None:  # noqa: ANN401 - one for each limit
+    """Change limits of a key; `none` takes a limit away."""
+    changes = changed(options)
+    with open_books(config_path) as books:
+        books.update_key(key_id, **cast(KeyChanges, changes))
+    click.echo(f"key {key_id} updated")
 
 
 @key.command("list")
@@ -45,16 +86,31 @@ def list_keys(tenant: str | None, config_path: Path | None) -> None:
     """List keys by their public ids."""
     with read_books(config_path) as books:
         found = books.keys(tenant)
-    table = Table("key", "tenant", "ends in", "created, UTC", "expires, UTC", "state")
+    table = Table("key", "tenant", "alias", "ends in", "created, UTC", "expires, UTC", "state")
     for one in found:
         table.add_row(
             one.id,
             escape(one.tenant),
+            escape(one.alias or "-"),
             escape(one.hint),
             moment(one.created_at),
             moment(one.expires_at),
             _state(one),
         )
+    Console().print(table)
+
+
+@key.command()
+@click.argument("key_id", metavar="KEY_ID")
+@config_option
+@clear_errors
+def show(key_id: str, config_path: Path | None) -> None:
+    """Show all of a key but the key itself."""
+    with read_books(config_path) as books:
+        found = sheet_of(books, key_id)
+    table = Table(show_header=False)
+    for label, value in _facts(found):
+        table.add_row(label, escape(value))
     Console().print(table)
 
 
@@ -69,7 +125,78 @@ def revoke(key_id: str, config_path: Path | None) -> None:
     click.echo(f"key {key_id} revoked")
 
 
+@key.command()
+@click.argument("key_id", metavar="KEY_ID")
+@option("--grace", "grace", "TIME", seconds, "How long the old key stays good, as in 1h; none given: not at all.")
+@config_option
+@clear_errors
+def rotate(key_id: str, grace: float | None, config_path: Path | None) -> None:
+    """Print a new key with all that an old one has, this one time."""
+    with open_books(config_path) as books:
+        made = books.rotate_key(key_id, grace or 0.0)
+    _show_once(made)
+
+
+@key.command()
+@click.argument("key_id", metavar="KEY_ID")
+@config_option
+@clear_errors
+def block(key_id: str, config_path: Path | None) -> None:
+    """Let a key spend nothing more."""
+    with open_books(config_path) as books:
+        books.block_key(key_id)
+    click.echo(f"key {key_id} blocked")
+
+
+@key.command()
+@click.argument("key_id", metavar="KEY_ID")
+@config_option
+@clear_errors
+def unblock(key_id: str, config_path: Path | None) -> None:
+    """Let a key spend again."""
+    with open_books(config_path) as books:
+        books.block_key(key_id, blocked=False)
+    click.echo(f"key {key_id} unblocked")
+
+
+@key.command("rotate-pepper")
+@config_option
+@clear_errors
+def rotate_pepper(config_path: Path | None) -> None:
+    """Keep keys under a new secret of the ledger from their next use on.
+
+    A key that is not used before the next rotation is worthless after it.
+    """
+    with open_books(config_path) as books:
+        books.rotate_pepper()
+    click.echo("the ledger has a new pepper; the one before it is good until the next rotation")
+
+
+def _show_once(made: str) -> None:
+    click.echo(made)
+    click.echo("Keep it now: it is not stored and cannot be shown again.", err=True)
+
+
+def _facts(sheet: Sheet[Key]) -> list[tuple[str, str]]:
+    one = sheet.limits
+    return [
+        ("key", one.id),
+        ("tenant", one.tenant),
+        ("alias", one.alias or "-"),
+        ("ends in", one.hint or "-"),
+        ("state", _state(one)),
+        ("comes from", "the configuration file" if one.managed else "the command line or the admin API"),
+        ("created, UTC", moment(one.created_at)),
+        ("expires, UTC", moment(one.expires_at)),
+        *budget_facts(sheet),
+        *limit_facts(one),
+    ]
+
+
 def _state(one: Key) -> str:
+    now = wall_clock()
     if one.revoked_at is not None:
-        return "revoked"
-    return "good" if one.valid(wall_clock()) else "expired"
+        return "revoked" if one.revoked_at <= now else f"good until {moment(one.revoked_at)}"
+    if one.blocked:
+        return "blocked"
+    return "good" if one.valid(now) else "expired"

@@ -3,6 +3,7 @@
 import csv
 import json
 from collections.abc import Iterable, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import TextIO
 
@@ -12,11 +13,15 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from proxy.cli.books import clear_errors, config_option, moment, read_books
+from proxy.cli.books import clear_errors, config_option, moment
+from proxy.cli.books import read_books as configured_books
 from proxy.evaluation.stats import wilson
 from proxy.ledger.checking import TenantCheck, check
 from proxy.ledger.comparing import Comparison, comparisons
+from proxy.ledger.migrating import copy, unserved
+from proxy.ledger.opening import open_books, read_books
 from proxy.ledger.reports import RequestLine, Sheet, draw_columns, draws, sheets, verdicts
+from proxy.ledger.store import wall_clock
 from proxy.money import usd
 from proxy.types import JSON, Tenant
 
@@ -42,7 +47,7 @@ def show(tenant: str | None, last: int, compare: bool, as_json: bool, config_pat
     """Show where the tenants stand, and the last requests."""
     if as_json and not compare:
         raise click.UsageError("--json goes with --compare")
-    with read_books(config_path) as books, books.reading():
+    with configured_books(config_path) as books, books.reading():
         if tenant is not None:
             books.tenant(tenant)
         if compare:
@@ -57,14 +62,15 @@ def show(tenant: str | None, last: int, compare: bool, as_json: bool, config_pat
 
 
 @ledger.command()
-@click.option("--format", "form", type=click.Choice(["csv", "jsonl"]), default="csv", show_default=True)
+@click.option("--csv", "form", flag_value="csv", default="csv", help="Comma-separated values; the default.")
+@click.option("--jsonl", "form", flag_value="jsonl", help="An object a line.")
 @click.option("--tenant", default=None, help="Only this tenant.")
 @click.option("--output", type=click.File("w", encoding="utf-8", lazy=True), default="-", help="A file; else stdout.")
 @config_option
 @clear_errors
 def export(form: str, tenant: str | None, output: TextIO, config_path: Path | None) -> None:
     """Write every draw beside its request's verdict."""
-    with read_books(config_path) as books:
+    with configured_books(config_path) as books:
         if tenant is not None:
             books.tenant(tenant)
         if form == "csv":
@@ -75,18 +81,42 @@ def export(form: str, tenant: str | None, output: TextIO, config_path: Path | No
 
 @ledger.command("check")
 @click.option("--json", "as_json", is_flag=True, help="JSON, amounts in nano-USD.")
+@click.option("--keys", is_flag=True, help="Show every key, not only those where something is wrong.")
 @config_option
 @clear_errors
-def check_ledger(as_json: bool, config_path: Path | None) -> None:
+def check_ledger(as_json: bool, keys: bool, config_path: Path | None) -> None:
     """Add everything up again; exit status 1 if anything disagrees, 2 if there is no ledger to read."""
-    with read_books(config_path) as books:
+    with configured_books(config_path) as books:
         results = check(books)
     if as_json:
         click.echo(json.dumps({"tenants": [result.as_json() for result in results]}))
     else:
-        _console().print(_checked(results))
+        _console().print(_checked(result for result in results if result.key is None or keys or not result.ok))
     if not all(result.ok for result in results):
         raise click.exceptions.Exit(1)
+
+
+@ledger.command()
+@click.option("--from", "source_url", required=True, metavar="URL", help="The ledger as it is: a database_url.")
+@click.option("--to", "target_url", required=True, metavar="URL", help="A new one: its file or its tables are made.")
+@clear_errors
+def migrate(source_url: str, target_url: str) -> None:
+    """Copy a whole ledger to another store, as from SQLite to Postgres, and check both; servers must be stopped.
+
+    Keys stay good. Exit status 1 if the two do not agree.
+    """
+    with closing(read_books(source_url, clock=wall_clock)) as source, unserved(source_url, source):
+        with closing(open_books(target_url, clock=wall_clock)) as target:
+            copied = copy(source, target)
+        with closing(read_books(target_url, clock=wall_clock)) as target:
+            before, after = check(source), check(target)
+    for table, rows in copied.items():
+        click.echo(f"{table}: {rows}")
+    if before != after:
+        click.echo("the two ledgers do not agree: keep to the old one", err=True)
+        raise click.exceptions.Exit(1)
+    wrong = sum(not result.ok for result in after)
+    click.echo(f"both ledgers agree{f', {wrong} of their checks were wrong before, too' if wrong else ''}")
 
 
 def _show_compared(rows: Sequence[Comparison], *, as_json: bool) -> None:
@@ -214,12 +244,13 @@ def _compared_json(row: Comparison) -> JSON:
 
 
 def _checked(results: Iterable[TenantCheck]) -> Table:
-    columns = ("tenant", ">spent USD", ">ledger USD", ">window USD", ">held USD", ">result")
+    columns = ("tenant", "key", ">spent USD", ">ledger USD", ">window USD", ">held USD", ">result")
     return _table(
         columns,
         (
             (
                 result.tenant,
+                result.key or "-",
                 usd(result.spent.nano),
                 usd(result.ledger.nano),
                 usd(result.window_spent.nano),

@@ -4,6 +4,7 @@ from proxy.config.models import (
     AnswerConfig,
     Config,
     GeneralSettings,
+    KeyConfig,
     LiteLLMParams,
     ModelEntry,
     ModelInfo,
@@ -11,6 +12,7 @@ from proxy.config.models import (
     ScalingConfig,
     ScorerConfig,
     TenantConfig,
+    TenantOptions,
 )
 from proxy.config.reading import load_config, parse_config
 
@@ -18,6 +20,7 @@ __all__ = [
     "AnswerConfig",
     "Config",
     "GeneralSettings",
+    "KeyConfig",
     "LiteLLMParams",
     "ModelEntry",
     "ModelInfo",
@@ -25,6 +28,7 @@ __all__ = [
     "ScalingConfig",
     "ScorerConfig",
     "TenantConfig",
+    "TenantOptions",
     "load_config",
     "parse_config",
 ]

@@ -4,23 +4,26 @@ The format is LiteLLM's `model_list`, plus `scaling`, `tenants` and `general_set
 """
 
 import re
+from datetime import UTC, datetime
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
     BaseModel,
     ConfigDict,
+    Discriminator,
     Field,
     PositiveInt,
+    Tag,
     ValidationInfo,
     field_validator,
     model_validator,
 )
 
 from proxy import patterns
-from proxy.money import nano_usd
+from proxy.config.limits import LimitsConfig, Name, Section
 from proxy.types import (
     JSON,
     Activation,
@@ -39,7 +42,6 @@ from proxy.types import (
     VerdictRule,
     Votable,
 )
-from proxy.windows import parse_duration
 
 _WEAK_KEYS = frozenset({"sk-1234", "sk-12345678", "changeme", "password", "secret", "master", "test"})
 _MIN_MASTER_KEY = 16
@@ -48,6 +50,8 @@ _MAX_N = 1024
 _MAX_HEADERS = 2**20
 _MAX_COUNT = 10**15
 _MAX_OPTIONS = 256
+KEY_TEXT, KEY_OPTIONS = "key-as-text", "key-with-options"
+"""The two ways to write a key, as validation calls them; no key of a file is called so."""
 _OPTIONS_OF: dict[str, tuple[AnswerKind, ...]] = {
     "pattern": ("regex",),
     "path": ("json_path",),
@@ -64,9 +68,8 @@ _RATE_MORE = re.compile(r"(in|out)put_cost_per_\w*token\w*|cache_(read|creation)
 """Names of prices: all of them, and those of tokens that are no fields, with thresholds or a grade of service."""
 
 
-def _duration(text: str) -> str:
-    parse_duration(text)
-    return text
+def _key_form(value: object) -> str:
+    return KEY_TEXT if isinstance(value, str) else KEY_OPTIONS
 
 
 def _http_url(text: str) -> str:
@@ -99,23 +102,16 @@ def _path(text: str) -> str:
     return text
 
 
-Usd = Annotated[Decimal, Field(ge=0, le=10**9, allow_inf_nan=False)]
 Rate = Annotated[Decimal, Field(ge=0, le=1, allow_inf_nan=False)]
-Duration = Annotated[str, AfterValidator(_duration)]
 HttpUrl = Annotated[str, AfterValidator(_http_url)]
 MasterKey = Annotated[str, AfterValidator(_strong)]
 Key = Annotated[str, Field(min_length=_MIN_KEY, pattern=r"^\S+$")]
-Name = Annotated[str, Field(min_length=1, max_length=256)]
 Pattern = Annotated[str, AfterValidator(_pattern)]
 JSONPath = Annotated[str, AfterValidator(_path)]
 Option = Annotated[str, Field(min_length=1, max_length=1_000)]
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
-
-
-class AnswerConfig(_Section):
+class AnswerConfig(Section):
     """How answers are found in replies."""
 
     kind: AnswerKind = "auto"
@@ -161,7 +157,7 @@ class AnswerConfig(_Section):
         return AnswerSpec(**dict(self))
 
 
-class AnswerRule(_Section):
+class AnswerRule(Section):
     """What a prompt says of its answers: the first rule that matches counts."""
 
     match: Pattern = Field(description="RE2, searched for in the texts of the messages, joined by lines")
@@ -254,7 +250,7 @@ class ModelInfo(BaseModel):
     hidden_reasoning: bool = Field(default=False, description="true: tokens are spent that the stream does not show")
 
 
-class ModelEntry(_Section):
+class ModelEntry(Section):
     """One deployment of a model."""
 
     model_name: Name
@@ -276,7 +272,7 @@ _SCORER_OPTIONS_OF: dict[str, tuple[ScorerKind, ...]] = {
 """Options of a scorer, and the kinds that they are for."""
 
 
-class ScorerConfig(_Section):
+class ScorerConfig(Section):
     """How good a sample looks, in [0, 1], for the strategies and votes that go by scores."""
 
     kind: ScorerKind = Field(
@@ -328,7 +324,7 @@ class ScorerConfig(_Section):
         return bool(getattr(self, option) != type(self).model_fields[option].default)
 
 
-class ScalingConfig(_Section):
+class ScalingConfig(Section):
     """How requests are scaled unless the request, its tenant or its model says otherwise."""
 
     strategy: StrategyName = "adaptive"
@@ -436,57 +432,62 @@ class ScalingConfig(_Section):
         return Strategy(name=self.strategy, **values)
 
 
-class TenantConfig(_Section):
-    """Who pays, and how much at most."""
+class KeyConfig(LimitsConfig):
+    """A key with limits of its own, beside those of its tenant."""
 
-    name: Name
-    keys: tuple[Key, ...] = ()
-    max_budget: Usd | None = Field(default=None, description="US dollars a window")
-    token_budget: Annotated[int, Field(ge=0, le=_MAX_COUNT)] | None = Field(
-        default=None, description="tokens a window, prompt and completion"
-    )
-    budget_duration: Duration | None = Field(
-        default=None, description="30s, 30m, 24h, 1d, 7d, 1mo, daily, weekly or monthly"
-    )
-    rpm_limit: Annotated[int, Field(ge=1, le=_MAX_COUNT)] | None = Field(default=None, description="requests a minute")
-    models: tuple[Name, ...] | None = Field(
-        default=None, description="model names this tenant may use; none given: all"
-    )
-    strategy: StrategyName | None = None
-    max_samples: Annotated[int, Field(ge=1, le=_MAX_N)] | None = Field(
-        default=None, description="most samples a request"
-    )
-    max_cost_usd: Usd | None = Field(default=None, description="most US dollars a request")
-    answer: AnswerConfig | None = None
+    key: Key
+    alias: Name | None = Field(default=None, description="what people call it")
+    expires: datetime | None = Field(default=None, description="from when on it is worthless (UTC)")
+
+    @field_validator("expires")
+    @classmethod
+    def _utc(cls, moment: datetime | None) -> datetime | None:
+        return moment.replace(tzinfo=UTC) if moment is not None and moment.tzinfo is None else moment
+
+    @property
+    def expires_at(self) -> float | None:
+        """The same in seconds since 1970."""
+        return None if self.expires is None else self.expires.timestamp()
+
+
+class TenantOptions(LimitsConfig):
+    """What may be said of a tenant, wherever it is."""
+
+    answer: AnswerConfig | None = Field(default=None, description="how answers are found in its replies")
     scale_fraction: Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)] | None = Field(
         default=None, description="the share of this tenant's requests that is scaled; none given: all"
     )
     shadow: bool = Field(
         default=False, description="true: answer with one sample, and vote in the background, for the ledger alone"
     )
-    blocked: bool = False
+
+    def changes(self) -> dict[str, Any]:
+        """What is said here, by the names of `Tenant`; what is not said is not there."""
+        found = {name: getattr(self, name) for name in TenantOptions.__annotations__ if name in self.model_fields_set}
+        if found.get("answer") is not None:
+            found["answer"] = found["answer"].spec()
+        return super().changes() | found
+
+
+class TenantConfig(TenantOptions):
+    """Who pays, and how much at most."""
+
+    name: Name
+    alias: Name | None = Field(default=None, description="what people call it")
+    keys: tuple[
+        Annotated[Annotated[Key, Tag(KEY_TEXT)] | Annotated[KeyConfig, Tag(KEY_OPTIONS)], Discriminator(_key_form)], ...
+    ] = Field(default=(), description="its keys: texts, or with alias, expires and limits of their own")
 
     def tenant(self) -> Tenant:
         """The same as a value for the other rooms."""
-        return Tenant(
-            name=self.name,
-            max_nano=None if self.max_budget is None else nano_usd(self.max_budget),
-            max_tokens=self.token_budget,
-            duration=self.budget_duration,
-            rpm_limit=self.rpm_limit,
-            models=self.models,
-            strategy=self.strategy,
-            max_samples=self.max_samples,
-            max_request_nano=None if self.max_cost_usd is None else nano_usd(self.max_cost_usd),
-            answer=None if self.answer is None else self.answer.spec(),
-            blocked=self.blocked,
-            managed=True,
-            scale_fraction=self.scale_fraction,
-            shadow=self.shadow,
-        )
+        return Tenant(name=self.name, alias=self.alias, managed=True, **self.changes())
+
+    def owned(self) -> tuple[KeyConfig, ...]:
+        """Its keys, each in the long form."""
+        return tuple(each if isinstance(each, KeyConfig) else KeyConfig(key=each) for each in self.keys)
 
 
-class GeneralSettings(_Section):
+class GeneralSettings(Section):
     """The server's own settings."""
 
     master_key: MasterKey | None = None
@@ -519,7 +520,7 @@ class GeneralSettings(_Section):
     )
 
 
-class RouterSettings(_Section):
+class RouterSettings(Section):
     """How calls go to deployments; the names are LiteLLM's."""
 
     fallbacks: tuple[dict[Name, tuple[Name, ...]], ...] = Field(
@@ -540,7 +541,7 @@ class RouterSettings(_Section):
         return {model: others for item in self.fallbacks for model, others in item.items()}
 
 
-class Config(_Section):
+class Config(Section):
     """The whole file. Without a `model_list` every LiteLLM model name is served."""
 
     model_list: tuple[ModelEntry, ...] = ()

@@ -3,7 +3,7 @@
 import difflib
 import json
 import os
-from collections.abc import Iterator, Mapping, Set
+from collections.abc import Iterator, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,8 @@ import yaml
 from pydantic import BaseModel, ValidationError
 from yaml.composer import ComposerError
 
-from proxy.config.models import Config
+from proxy.config.limits import BudgetConfig, LimitsConfig
+from proxy.config.models import KEY_OPTIONS, KEY_TEXT, Config
 from proxy.errors import ConfigError, Problem
 from proxy.types import JSON
 
@@ -115,11 +116,12 @@ def _resolve(value: Any, key: str, file: str, environ: Mapping[str, str], proble
 
 def _problem(file: str, error: JSON) -> Problem:
     key = ""
-    for part in error["loc"]:
+    location = tuple(part for part in error["loc"] if part not in (KEY_TEXT, KEY_OPTIONS))
+    for part in location:
         key += f"[{part}]" if isinstance(part, int) else f".{part}" if key else str(part)
     reason = str(error["msg"]).removeprefix("Value error, ")
     if error["type"] == "extra_forbidden":
-        reason = "is not a known key" + _suggestion(error["loc"])
+        reason = "is not a known key" + _suggestion(location)
     elif error["type"] == "missing":
         reason = "is missing"
     return Problem(file, key, reason)
@@ -155,11 +157,9 @@ def _across(config: Config, file: str) -> Iterator[Problem]:
     for index, tenant in enumerate(config.tenants):
         if tenant.name in _RESERVED:
             yield Problem(file, f"tenants[{index}].name", f"{tenant.name!r} is tally's own")
-        for place, model in enumerate(tenant.models or ()):
-            if models and model not in models:
-                yield Problem(file, f"tenants[{index}].models[{place}]", f"{model!r} is not in model_list")
-        if tenant.budget_duration and tenant.max_budget is None and tenant.token_budget is None:
-            yield Problem(file, f"tenants[{index}].budget_duration", "needs max_budget or token_budget")
+        yield from _limits(tenant, f"tenants[{index}]", file, models)
+        for place, key in enumerate(tenant.owned()):
+            yield from _limits(key, f"tenants[{index}].keys[{place}]", file, models)
     asked = {name: getattr(config.scaling, name) for name in ("judge_model", "embedding_model", "universal_model")}
     for name, model in {**asked, "scorer.model": config.scaling.scorer.model}.items():
         if model and models and model not in models:
@@ -167,6 +167,26 @@ def _across(config: Config, file: str) -> Iterator[Problem]:
     yield from _fallbacks(config, file, models)
     yield from _scoreless(config, file)
     yield from _twice(config, file)
+
+
+def _limits(limits: LimitsConfig, where: str, file: str, models: Set[str]) -> Iterator[Problem]:
+    """Limits of a tenant or a key that do not go together, or with the models."""
+    for place, model in enumerate(limits.models or ()):
+        if models and model not in models:
+            yield Problem(file, f"{where}.models[{place}]", f"{model!r} is not in model_list")
+    windows: Sequence[tuple[str, BudgetConfig]] = [(where, limits)]
+    windows = [*windows, *((f"{where}.budgets[{place}]", each) for place, each in enumerate(limits.budgets))]
+    for key, window in windows:
+        amounts = [window.max_budget, window.token_budget, window.sample_budget]
+        soft = limits.soft_budget if window is limits else None
+        if (window.budget_duration or window is not limits) and not any(each is not None for each in (*amounts, soft)):
+            yield Problem(file, f"{key}.budget_duration", "needs max_budget, token_budget or sample_budget")
+    if limits.soft_budget is not None and limits.max_budget is not None and limits.soft_budget > limits.max_budget:
+        yield Problem(file, f"{where}.soft_budget", "is above max_budget")
+    if limits.scale_until == "soft" and limits.soft_budget is None:
+        yield Problem(file, f"{where}.scale_until", "soft needs a soft_budget")
+    if limits.strategy is not None and limits.strategies is not None and limits.strategy not in limits.strategies:
+        yield Problem(file, f"{where}.strategy", f"{limits.strategy} is not among its strategies")
 
 
 def _fallbacks(config: Config, file: str, models: Set[str]) -> Iterator[Problem]:
@@ -189,11 +209,14 @@ def _scoreless(config: Config, file: str) -> Iterator[Problem]:
     """Models and tenants whose strategy never gets the scores that it draws by."""
     if config.scaling.scorer.kind != "agreement":
         return
-    for section in ("model_list", "tenants"):
-        for index, entry in enumerate(getattr(config, section)):
-            if entry.strategy == "optscale":
-                reason = "optscale needs scores while it draws, and agreement is known only at the end"
-                yield Problem(file, f"{section}[{index}].strategy", reason)
+    reason = "optscale needs scores while it draws, and agreement is known only at the end"
+    entries = {f"model_list[{index}]": entry.strategy for index, entry in enumerate(config.model_list)}
+    for index, tenant in enumerate(config.tenants):
+        entries[f"tenants[{index}]"] = tenant.strategy
+        entries |= {f"tenants[{index}].keys[{place}]": key.strategy for place, key in enumerate(tenant.owned())}
+    for where, strategy in entries.items():
+        if strategy == "optscale":
+            yield Problem(file, f"{where}.strategy", reason)
 
 
 def _twice(config: Config, file: str) -> Iterator[Problem]:
@@ -206,7 +229,7 @@ def _twice(config: Config, file: str) -> Iterator[Problem]:
                 file, f"tenants[{index}].name", f"{tenant.name!r} stands at tenants[{names[tenant.name]}] too"
             )
         names.setdefault(tenant.name, index)
-        for place, key in enumerate(tenant.keys):
+        for place, key in enumerate(each.key for each in tenant.owned()):
             where = f"tenants[{index}].keys[{place}]"
             if key == config.general_settings.master_key:
                 yield Problem(file, where, "is the master key")

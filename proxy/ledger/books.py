@@ -6,10 +6,10 @@ from pathlib import Path
 from secrets import token_bytes
 from typing import Self
 
-from proxy.ledger.keys import Keys
+from proxy.ledger.keys import Keys, NewKey
 from proxy.ledger.reserving import Reserving
 from proxy.ledger.store import Synchronous, connect, connect_read_only
-from proxy.types import Limits, Tenant
+from proxy.types import Tenant
 
 
 class Books(Reserving, Keys):
@@ -45,7 +45,7 @@ class Books(Reserving, Keys):
         with self.transaction():
             self._set_meta("probed_at", f"{self.now():.3f}".encode())
 
-    def adopt(self, tenants: Sequence[Tenant], keys: Mapping[str, Sequence[str]]) -> None:
+    def adopt(self, tenants: Sequence[Tenant], keys: Mapping[str, Sequence[str | NewKey]]) -> None:
         """Take over the configured tenants and their keys, by tenant; the file wins, counters stay.
 
         A tenant that the file no longer names is blocked and free to edit, and its configured keys are revoked.
@@ -57,7 +57,7 @@ class Books(Reserving, Keys):
                     self._write(replace(known, blocked=True, managed=False))
             for tenant in tenants:
                 self._adopt_tenant(replace(tenant, managed=True))
-            self._adopt_keys([(key, name) for name in named for key in keys.get(name, ())])
+            self._adopt_keys([(_new(key), name) for name in named for key in keys.get(name, ())])
 
     def _adopt_tenant(self, tenant: Tenant) -> None:
         if self.row("SELECT 1 FROM tenants WHERE name = ?", tenant.name) is None:
@@ -66,7 +66,12 @@ class Books(Reserving, Keys):
             self._db.execute("UPDATE tenants SET deleted_at = NULL WHERE name = ?", (tenant.name,))
             self._write(tenant)
 
-    def _adopt_keys(self, configured: Iterable[tuple[str, str]]) -> None:
+    def _adopt_keys(self, configured: Iterable[tuple[NewKey, str]]) -> None:
         self._db.execute("UPDATE keys SET revoked_at = coalesce(revoked_at, ?) WHERE managed = 1", (self.now(),))
-        for key, tenant in configured:
-            self._insert_key(key, replace(self._key(key, tenant), managed=True), Limits())
+        for new, tenant in configured:
+            key = replace(self._key(new.secret, tenant), managed=True, alias=new.alias, expires_at=new.expires_at)
+            self._insert_key(new.secret, key, new.limits)
+
+
+def _new(key: str | NewKey) -> NewKey:
+    return key if isinstance(key, NewKey) else NewKey(key)

@@ -6,7 +6,7 @@ A key has 256 random bits, so a keyed hash (HMAC-SHA256, RFC 2104) is enough: th
 import hmac
 from base64 import urlsafe_b64encode
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Unpack
 
 from proxy.errors import NotFound, RequestInvalid
@@ -18,10 +18,22 @@ from proxy.ledger.tenants import Tenants
 from proxy.types import Key, Limits, Tenant
 
 PREFIX = "sk-tally-"
+NO_KEY = "key_not_found"
+"""The code of the error that there is no such key."""
 _KEY_BYTES = 32
 _ID_DIGITS = 12
 _HINT = 4
 _SHORT = 16
+
+
+@dataclass(frozen=True, slots=True)
+class NewKey:
+    """A key that the operator has chosen, with all that is said of it. `expires_at` is in seconds since 1970."""
+
+    secret: str = field(repr=False)
+    alias: str | None = None
+    expires_at: float | None = None
+    limits: Limits = field(default_factory=Limits)
 
 
 class KeyChanges(LimitChanges, total=False):
@@ -29,6 +41,7 @@ class KeyChanges(LimitChanges, total=False):
 
     alias: str | None
     expires_at: float | None
+    metadata: str | None
 
 
 class Keys(Tenants):
@@ -47,7 +60,13 @@ class Keys(Tenants):
         self._peppers: tuple[bytes, ...] = (pepper,) if pepper is not None else ()
 
     def create_key(
-        self, tenant: str, expires_at: float | None = None, *, limits: Limits | None = None, alias: str | None = None
+        self,
+        tenant: str,
+        expires_at: float | None = None,
+        *,
+        limits: Limits | None = None,
+        alias: str | None = None,
+        metadata: str | None = None,
     ) -> str:
         """Make a key and return it; it cannot be shown again. Raises NotFound, or RequestInvalid for a past expiry."""
         key = PREFIX + urlsafe_b64encode(self._token(_KEY_BYTES)).rstrip(b"=").decode()
@@ -55,7 +74,9 @@ class Keys(Tenants):
         self._check_expiry(expires_at)
         with self.transaction():
             self.tenant(tenant)
-            self._insert_key(key, replace(made, expires_at=expires_at, alias=alias), limits or Limits())
+            self._insert_key(
+                key, replace(made, expires_at=expires_at, alias=alias, metadata=metadata), limits or Limits()
+            )
         return key
 
     def rotate_key(self, key_id: str, grace_s: float = 0.0) -> str:
@@ -65,7 +86,9 @@ class Keys(Tenants):
         """
         with self.transaction():
             old = self._editable_key(key_id)
-            made = self.create_key(old.tenant, old.expires_at, limits=_limits_of(old), alias=old.alias)
+            made = self.create_key(
+                old.tenant, old.expires_at, limits=_limits_of(old), alias=old.alias, metadata=old.metadata
+            )
             self._revoke(key_id, self.now() + grace_s)
         return made
 
@@ -94,7 +117,7 @@ class Keys(Tenants):
         """One key, by its public id. Raises NotFound."""
         row = self.row("SELECT * FROM keys WHERE id = ?", key_id)
         if row is None:
-            raise NotFound(f"there is no key {key_id!r}")
+            raise NotFound(f"there is no key {key_id!r}", code=NO_KEY)
         return _key_of(row, self.limits(key_scope(key_id)))
 
     def keys(self, tenant: str | None = None) -> list[Key]:
@@ -109,7 +132,7 @@ class Keys(Tenants):
         """The public id of a key. Raises NotFound."""
         found = self._find(key)
         if found is None:
-            raise NotFound("there is no such key")
+            raise NotFound("there is no such key", code=NO_KEY)
         return str(found["id"])
 
     def authenticate(self, key: str) -> tuple[Tenant, Key] | None:
@@ -133,6 +156,10 @@ class Keys(Tenants):
                 left = min(left, standing.left)
                 soft = soft or (limits.soft_nano is not None and standing.used.nano >= limits.soft_nano)
         return Credentials(tenant, own, left, soft)
+
+    def new_name(self, prefix: str) -> str:
+        """A name that nothing has, such as for a tenant that was given none."""
+        return prefix + self._token(_ID_DIGITS // 2).hex()
 
     def rotate_pepper(self) -> None:
         """Take a new pepper. A key is kept under it from its next use on; until then the pepper before it stays good.
@@ -167,14 +194,14 @@ class Keys(Tenants):
         known = self._find(secret)
         if known is not None:
             self._db.execute(
-                "UPDATE keys SET tenant = ?, managed = ?, expires_at = ?, revoked_at = NULL WHERE id = ?",
-                (key.tenant, int(key.managed), key.expires_at, known["id"]),
+                "UPDATE keys SET tenant = ?, managed = ?, alias = ?, expires_at = ?, revoked_at = NULL WHERE id = ?",
+                (key.tenant, int(key.managed), key.alias, key.expires_at, known["id"]),
             )
             self._write_limits(key_scope(known["id"]), limits)
             return
         self._db.execute(
-            """INSERT INTO keys (id, digest, tenant, hint, alias, created_at, expires_at, managed)
-            VALUES (?, ?, ?, ?, ?, ?, ?, ?)""",
+            """INSERT INTO keys (id, digest, tenant, hint, alias, created_at, expires_at, managed, metadata)
+            VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)""",
             (
                 key.id,
                 self._digest(secret),
@@ -184,12 +211,16 @@ class Keys(Tenants):
                 key.created_at,
                 key.expires_at,
                 int(key.managed),
+                key.metadata,
             ),
         )
         self._insert_limits(key_scope(key.id), limits)
 
     def _write_key(self, key: Key) -> None:
-        self._db.execute("UPDATE keys SET alias = ?, expires_at = ? WHERE id = ?", (key.alias, key.expires_at, key.id))
+        self._db.execute(
+            "UPDATE keys SET alias = ?, expires_at = ?, metadata = ? WHERE id = ?",
+            (key.alias, key.expires_at, key.metadata, key.id),
+        )
         self._write_limits(key_scope(key.id), key)
 
     def _revoke(self, key_id: str, moment: float) -> None:
@@ -200,6 +231,15 @@ class Keys(Tenants):
 
     def _find(self, key: str) -> Row | None:
         """The row of a key, which is from now on kept under the newest pepper."""
+        found = self._found(key)
+        if found is None and not self._given and self._peppers:
+            # another process may have taken a new pepper since these were read
+            known, self._peppers = self._peppers, ()
+            self._digests(key)
+            found = None if self._peppers == known else self._found(key)
+        return found
+
+    def _found(self, key: str) -> Row | None:
         newest, *before = self._digests(key)
         found = self.row("SELECT * FROM keys WHERE digest = ?", newest)
         for digest in before if found is None else ():
@@ -247,5 +287,6 @@ def _key_of(row: Row, limits: Mapping[str, Any]) -> Key:
         expires_at=row["expires_at"],
         revoked_at=row["revoked_at"],
         managed=bool(row["managed"]),
+        metadata=row["metadata"],
         **limits,
     )

@@ -13,7 +13,8 @@ CREATE TABLE tenants (
     scale_fraction DOUBLE PRECISION,
     shadow BIGINT NOT NULL DEFAULT 0,
     alias TEXT,
-    deleted_at DOUBLE PRECISION
+    deleted_at DOUBLE PRECISION,
+    metadata TEXT
 );
 
 CREATE TABLE keys (
@@ -25,7 +26,8 @@ CREATE TABLE keys (
     expires_at DOUBLE PRECISION,
     revoked_at DOUBLE PRECISION,
     managed BIGINT NOT NULL,
-    alias TEXT
+    alias TEXT,
+    metadata TEXT
 );
 
 CREATE TABLE meta (

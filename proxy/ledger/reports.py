@@ -9,7 +9,7 @@ from math import inf
 from typing import Generic, TypeVar
 
 from proxy.ledger import Amount
-from proxy.ledger.counters import Standing, key_scope, tenant_scope
+from proxy.ledger.counters import TENANT, Standing, key_scope, tenant_scope
 from proxy.ledger.keys import Keys
 from proxy.ledger.store import Store
 from proxy.types import JSON, Key, Tenant
@@ -93,6 +93,12 @@ def key_sheets(books: Keys, tenant: str | None = None) -> list[Sheet[Key]]:
         return [_sheet(books, key_scope(key.id), key) for key in books.keys(tenant)]
 
 
+def sheet_of(books: Keys, key_id: str) -> Sheet[Key]:
+    """Where one key stands now. Raises NotFound."""
+    with books.reading():
+        return _sheet(books, key_scope(key_id), books.key(key_id))
+
+
 def verdicts(store: Store, tenant: str | None = None, limit: int = 20) -> list[RequestLine]:
     """The last requests of one tenant or of all, latest first."""
     columns = [name if name != "request" else "id AS request" for name in RequestLine.__dataclass_fields__]
@@ -110,6 +116,75 @@ def draws(store: Store, tenant: str | None = None) -> Iterator[JSON]:
     with store.reading():
         for row in store.stream(_DRAWS, tenant):
             yield {name: row[name] for name in row.keys()}  # noqa: SIM118 - a row is no dict
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """Which lines of the ledger are wanted; None: all. `since` and `until` are in seconds since 1970."""
+
+    tenant: str | None = None
+    key: str | None = None
+    request: str | None = None
+    since: float | None = None
+    until: float | None = None
+
+    @property
+    def _said(self) -> dict[str, object]:
+        said = {f"draws.{name} = ?": getattr(self, name) for name in ("tenant", "key", "request")}
+        said |= {"draws.settled_at >= ?": self.since, "draws.settled_at < ?": self.until}
+        return {condition: value for condition, value in said.items() if value is not None}
+
+    @property
+    def condition(self) -> str:
+        """The same for SQL, where the draws are `draws`."""
+        return " AND ".join(self._said) or "1 = 1"
+
+    @property
+    def values(self) -> tuple[object, ...]:
+        """What the condition's `?` stand for."""
+        return tuple(self._said.values())
+
+
+@dataclass(frozen=True, slots=True)
+class DaySpend:
+    """What one key's draws of one model took on one day (UTC, counted since 1970)."""
+
+    day: int
+    tenant: str
+    key: str | None
+    model: str
+    nano: int
+
+
+def last_draws(store: Store, wanted: Wanted, limit: int) -> list[JSON]:
+    """The latest lines of the ledger that are wanted, with the model that was asked for and the strategy."""
+    found = store.rows(
+        f"""SELECT draws.*, requests.model AS asked, requests.strategy FROM draws
+        LEFT JOIN requests ON requests.tenant = draws.tenant AND requests.id = draws.request
+        WHERE {wanted.condition} ORDER BY draws.number DESC LIMIT ?""",  # noqa: S608 - conditions of our own
+        *wanted.values,
+        limit,
+    )
+    return [{name: row[name] for name in row.keys()} for row in found]  # noqa: SIM118 - a row is no dict
+
+
+def daily_spend(store: Store, wanted: Wanted) -> list[DaySpend]:
+    """What was spent a day, by key and model, in order."""
+    found = store.rows(
+        f"""SELECT CAST(settled_at * 1000000 AS BIGINT) / 86400000000 AS day, tenant, key, model,
+        CAST(sum(cost_nano) AS BIGINT) AS nano FROM draws WHERE {wanted.condition}
+        GROUP BY 1, 2, 3, 4 ORDER BY 1, 2, 3, 4""",  # noqa: S608 - conditions of our own
+        *wanted.values,
+    )
+    return [DaySpend(row["day"], row["tenant"], row["key"], row["model"], row["nano"]) for row in found]
+
+
+def total_spend(store: Store) -> int:
+    """What all tenants have ever spent, in nano-USD."""
+    row = store.row(
+        "SELECT CAST(coalesce(sum(spent_nano), 0) AS BIGINT) AS nano FROM scopes WHERE id LIKE ?", f"{TENANT}:%"
+    )
+    return 0 if row is None else int(row["nano"])
 
 
 def draw_columns(store: Store) -> list[str]:

@@ -163,6 +163,12 @@ def _m009_scopes(db: "Database") -> None:
         db.execute(statement)
 
 
+def _m010_metadata(db: "Database") -> None:
+    """What operators keep beside tenants and keys: a JSON object as text."""
+    db.table("tenants").add_column("metadata", str)
+    db.table("keys").add_column("metadata", str)
+
+
 _SCOPES = """
 UPDATE draws SET samples = (purpose = 'draw'), settled_at = max(settled_at, window_start);
 DROP INDEX idx_draws_tenant_window_start;
@@ -214,6 +220,7 @@ MIGRATIONS: tuple[Callable[["Database"], None], ...] = (
     _m007_answers,
     _m008_trials,
     _m009_scopes,
+    _m010_metadata,
 )
 
 

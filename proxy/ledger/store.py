@@ -2,7 +2,7 @@
 
 import sqlite3
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
@@ -145,6 +145,10 @@ class Store:
         """The first row of a query, or None."""
         row: Row | None = self._db.execute(sql, values).fetchone()
         return row
+
+    def insert(self, sql: str, rows: Iterable[Sequence[object]]) -> None:
+        """Run one INSERT for each of the rows."""
+        self._db.executemany(sql, rows)
 
     def _set_meta(self, name: str, value: bytes) -> None:
         self._db.execute(

@@ -26,6 +26,7 @@ class TenantChanges(LimitChanges, total=False):
     answer: AnswerSpec | None
     scale_fraction: float | None
     shadow: bool
+    metadata: str | None
 
 
 class Tenants(Scopes):
@@ -108,6 +109,7 @@ def tenant_of(row: Row, limits: Mapping[str, Any]) -> Tenant:
         managed=bool(row["managed"]),
         scale_fraction=row["scale_fraction"],
         shadow=bool(row["shadow"]),
+        metadata=row["metadata"],
         **limits,
     )
 

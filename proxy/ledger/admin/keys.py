@@ -1,0 +1,126 @@
+"""The admin API's work on keys."""
+
+from typing import cast
+
+from proxy.config.limits import seconds
+from proxy.errors import NotFound, RequestInvalid
+from proxy.ledger.admin.asking import KeyAsked, KeyChange, KeyNamed, KeyNew, KeyRenewed, KeysGone, KeysListed
+from proxy.ledger.admin.telling import told_key
+from proxy.ledger.books import Books
+from proxy.ledger.counters import key_scope
+from proxy.ledger.keys import NO_KEY, KeyChanges
+from proxy.types import JSON, Key, Limits, Tenant
+
+DEFAULT_TEAM = "default"
+"""The tenant of keys that are made without one; it has no limits unless it is given some."""
+
+_OWN = frozenset({"master", "local"})
+_OF_KEY = ("alias", "expires_at", "metadata")
+
+
+def generate(books: Books, asked: KeyNew) -> JSON:
+    """Make a key. The secret, `key`, is in this answer and nowhere else. Raises NotFound and RequestInvalid."""
+    told = asked.told(books.now())
+    said = {name: told.pop(name) for name in _OF_KEY if name in told}
+    made = books.create_key(_team(books, asked.team_id), limits=Limits(**told), **said)
+    return {"key": made, **tell(books, books.key_id(made))}
+
+
+def info(books: Books, asked: KeyAsked) -> JSON:
+    """What a key may do and has spent, also of one that is worthless by now. Raises NotFound."""
+    key_id = find(books, asked.key or "")
+    return {"key": key_id, "info": tell(books, key_id)}
+
+
+def list_keys(books: Books, asked: KeysListed) -> JSON:
+    """A page of the keys that are not deleted, oldest first: their public ids, or all of each. Raises NotFound."""
+    found = [key for key in books.keys(asked.team_id) if _lives(books, key)]
+    found = [key for key in found if asked.key_alias in (None, key.alias)]
+    page = found[(asked.page - 1) * asked.size : asked.page * asked.size]
+    return {
+        "keys": [_told(books, key) if asked.return_full_object else key.id for key in page],
+        "total_count": len(found),
+        "current_page": asked.page,
+        "total_pages": -(-len(found) // asked.size),
+    }
+
+
+def update(books: Books, asked: KeyChange) -> JSON:
+    """Change what is said of a key. Raises NotFound and RequestInvalid."""
+    key_id = _living(books, asked.key)
+    # `blocked` is among them, which `update_key` writes as any other limit
+    books.update_key(key_id, **cast(KeyChanges, asked.told(books.now())))
+    return {"key": key_id, **tell(books, key_id)}
+
+
+def block(books: Books, asked: KeyNamed) -> JSON:
+    """Let a key spend nothing more. Raises NotFound and RequestInvalid."""
+    return _blocked(books, asked.key, blocked=True)
+
+
+def unblock(books: Books, asked: KeyNamed) -> JSON:
+    """Let a key spend again. Raises NotFound and RequestInvalid."""
+    return _blocked(books, asked.key, blocked=False)
+
+
+def delete(books: Books, asked: KeysGone) -> JSON:
+    """Make keys worthless for ever; their rows stay in the ledger. All or none. Raises NotFound and RequestInvalid."""
+    found = [_living(books, key) for key in asked.keys]
+    for alias in asked.key_aliases:
+        named = [key.id for key in books.keys() if key.alias == alias and _lives(books, key)]  # noqa: SIM118 - not a dict
+        if not named:
+            raise NotFound(f"there is no key with the alias {alias!r}", code=NO_KEY)
+        found += named
+    gone = list(dict.fromkeys(found))
+    with books.transaction():
+        for key_id in gone:
+            books.revoke_key(key_id)
+    return {"deleted_keys": gone}
+
+
+def regenerate(books: Books, asked: KeyRenewed) -> JSON:
+    """A new key with the limits of the old one, which stays good for the grace. Raises NotFound and RequestInvalid."""
+    grace = 0.0 if asked.grace_period is None else seconds(asked.grace_period)
+    made = books.rotate_key(_living(books, asked.key or ""), grace)
+    return {"key": made, **tell(books, books.key_id(made))}
+
+
+def find(books: Books, name: str) -> str:
+    """The public id of a key that is named by it, or by its secret. Raises NotFound that does not repeat the name."""
+    if books.row("SELECT 1 FROM keys WHERE id = ?", name) is not None:
+        return name
+    return books.key_id(name)
+
+
+def tell(books: Books, key_id: str) -> JSON:
+    """What is told of a key. Raises NotFound."""
+    return _told(books, books.key(key_id))
+
+
+def _told(books: Books, key: Key) -> JSON:
+    return told_key(key, books.glance(key_scope(key.id)))
+
+
+def _blocked(books: Books, name: str, *, blocked: bool) -> JSON:
+    key_id = _living(books, name)
+    books.block_key(key_id, blocked=blocked)
+    return tell(books, key_id)
+
+
+def _living(books: Books, name: str) -> str:
+    key_id = find(books, name)
+    if not _lives(books, books.key(key_id)):
+        raise NotFound("there is no such key", code=NO_KEY)
+    return key_id
+
+
+def _lives(books: Books, key: Key) -> bool:
+    return key.revoked_at is None or books.now() < key.revoked_at
+
+
+def _team(books: Books, name: str | None) -> str:
+    if name in _OWN:
+        raise RequestInvalid(f"team_id {name!r} is tally's own", param="team_id")
+    if name is None and all(tenant.name != DEFAULT_TEAM for tenant in books.tenants()):
+        books.add_tenant(Tenant(DEFAULT_TEAM))
+    return name or DEFAULT_TEAM
