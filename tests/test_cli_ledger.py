@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import fields, replace
 from pathlib import Path
 
+import anyio
+import anyio.to_thread
 import click
 import pytest
 from click.testing import CliRunner, Result
@@ -22,7 +24,7 @@ from proxy.ledger import Ballot, Settlement
 from proxy.ledger.books import Books
 from proxy.ledger.checking import check
 from proxy.ledger.lock import ServerLock
-from proxy.ledger.opening import open_books, read_books
+from proxy.ledger.opening import open_books, open_ledger, read_books
 from proxy.ledger.reports import draws
 from proxy.ledger.store import wall_clock
 from proxy.types import Account, Budget, Key, Limits, Tenant
@@ -445,6 +447,20 @@ def test_a_ledger_moves_only_to_a_new_place_and_only_while_no_server_uses_it(use
         assert "another tally server" in refused(moved(first, f"{other}.new"))
     finally:
         lock.release()
+
+
+@pytest.mark.anyio
+async def test_a_ledger_on_postgres_moves_only_while_no_server_uses_it(tmp_path: Path, postgres: NewDatabase) -> None:
+    url, target = await anyio.to_thread.run_sync(postgres), f"sqlite:///{tmp_path / 'target.db'}"
+
+    def move() -> Result:
+        return moved(url, target)
+
+    serving = await anyio.to_thread.run_sync(lambda: open_ledger(url, clock=wall_clock, prepare=lambda _: None))
+    await serving.run(lambda books: books.add_tenant(Tenant("acme")))
+    assert "a tally server uses this ledger" in refused(await anyio.to_thread.run_sync(move))
+    await serving.close()
+    assert "tenants: 1" in ok(await anyio.to_thread.run_sync(move))
 
 
 def test_a_check_names_the_key_whose_counters_are_wrong(run: Run, used: Books) -> None:
