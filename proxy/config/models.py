@@ -5,13 +5,14 @@ The format is LiteLLM's `model_list`, plus `scaling`, `tenants` and `general_set
 
 from decimal import Decimal
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
+    ModelWrapValidatorHandler,
     PositiveInt,
     ValidationInfo,
     field_validator,
@@ -19,6 +20,7 @@ from pydantic import (
 )
 
 from proxy import patterns
+from proxy.config.litellm import UNUSED
 from proxy.money import nano_usd
 from proxy.types import (
     JSON,
@@ -485,7 +487,7 @@ class GeneralSettings(_Section):
 
 
 class RouterSettings(_Section):
-    """How calls go to deployments; the names are LiteLLM's."""
+    """How calls go to deployments; the names are LiteLLM's, whose others are accepted and have no effect."""
 
     fallbacks: tuple[dict[Name, tuple[Name, ...]], ...] = Field(
         default=(), description="[{model: [other, ...]}]: where its calls go when all deployments of a model fail"
@@ -499,6 +501,21 @@ class RouterSettings(_Section):
     cooldown_time: Annotated[float, Field(ge=0, le=86_400, allow_inf_nan=False)] = Field(
         default=5.0, description="seconds that a deployment rests after one more, or a 429 without Retry-After"
     )
+
+    _unused: tuple[str, ...] = ()
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _leave_out(cls, data: Any, read: ModelWrapValidatorHandler["RouterSettings"]) -> "RouterSettings":  # noqa: ANN401 - any YAML value
+        unused = sorted(UNUSED & data.keys()) if isinstance(data, dict) else []
+        found = read({key: value for key, value in data.items() if key not in unused} if unused else data)
+        found._unused = tuple(unused)
+        return found
+
+    @property
+    def unused(self) -> tuple[str, ...]:
+        """The keys of LiteLLM's that stand here and have no effect."""
+        return self._unused
 
     def ways(self) -> dict[str, tuple[str, ...]]:
         """The fallbacks of each model that has some."""

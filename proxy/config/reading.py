@@ -5,7 +5,7 @@ import json
 import os
 from collections.abc import Iterator, Mapping, Set
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -77,12 +77,6 @@ _BOOL = "tag:yaml.org,2002:bool"
 class _Loader(yaml.SafeLoader):
     """YAML, where a key that stands twice is an error: the second would silently undo the first."""
 
-    # as in YAML 1.2 only true and false are booleans: `strategy: off` names a strategy
-    yaml_implicit_resolvers: ClassVar = {
-        first: [(tag, pattern) for tag, pattern in resolvers if tag != _BOOL or first in "tTfF"]
-        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-    }
-
     def compose_mapping_node(self, anchor: dict[Any, yaml.Node]) -> yaml.MappingNode:
         node: yaml.MappingNode = super().compose_mapping_node(anchor)
         seen: set[str] = set()
@@ -91,6 +85,13 @@ class _Loader(yaml.SafeLoader):
                 raise ComposerError(None, None, f"the key {key.value!r} stands twice", key.start_mark)
             seen.add(str(key.value))
         return node
+
+
+# as in YAML 1.2 only true and false are booleans: `strategy: off` names a strategy
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag != _BOOL or first in "tTfF"]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
 
 
 def _once(pairs: list[tuple[str, Any]]) -> JSON:
