@@ -16,15 +16,15 @@ from proxy.answers import Answer
 from proxy.conditioning import prompt, said
 from proxy.core.batch import Cancelled, Denied, Draw, Failure, Outcome, Sample
 from proxy.core.vote import SILENT
-from proxy.errors import TallyError, UpstreamError
+from proxy.errors import BudgetExceeded, TallyError, UpstreamError, UpstreamTimeout
 from proxy.keeping import Kept
-from proxy.metering import Errand, Meter
+from proxy.metering import Errand, Meter, MeteredCall
 from proxy.prompting import Form, Prompt
 from proxy.query import Drawn, Query
 from proxy.scoring import Scorer
 from proxy.scoring.grade import grade
 from proxy.upstream.deployment import Deployment
-from proxy.upstream.group import Need, Place
+from proxy.upstream.need import Need, Place
 from proxy.upstream.routing import Tour
 
 _LONGEST_WAIT_S = 20.0
@@ -50,7 +50,8 @@ class Wave:
     """Draws on their way. `end` must follow `run`, also where `run` was cancelled before it began.
 
     `_untold` maps the draws whose outcome is not told yet to their places; `_missing` are those with no choice, and
-    `_reused` those that an earlier try of the request has made already.
+    `_reused` those that an earlier try of the request has made already. `_useless` are fallbacks that refused the
+    request, or cannot be paid: they are not asked again.
     """
 
     def __init__(
@@ -74,6 +75,7 @@ class Wave:
         self._kind = draws[0]
         self._shown = prompt(query.request, self._kind.step, _texts(query, self._kind)) if self._kind.given else None
         self._prompts: dict[Deployment, Prompt] = {}
+        self._useless: set[Deployment] = set()
         query.places += len(fresh)
         query.rounds = max(query.rounds, self._kind.round)
 
@@ -121,7 +123,7 @@ class Wave:
         elif len(draws) > 1 or suspect:
             await self._tell_apart(tasks, prompt, draws, suspect=suspect)
         else:
-            self._lose(draws, refusal)
+            self._give_up(tasks, prompt.deployment, draws, refusal)
 
     async def _tell_apart(
         self, tasks: asyncio.TaskGroup, prompt: Prompt, draws: Sequence[int], *, suspect: bool
@@ -130,10 +132,10 @@ class Wave:
         try:
             got = await self._attempts(tasks, bare)
         except TallyError as error:
-            self._lose(self._still(draws), error)
+            self._give_up(tasks, prompt.deployment, draws, error)
             return
         if bare.refusal is not None:
-            self._lose(self._still(draws), bare.refusal)
+            self._give_up(tasks, prompt.deployment, draws, bare.refusal)
             return
         rest = self._still(draws)
         if got and suspect and (not rest or await self._refuses(tasks, prompt, rest[:1], "full")):
@@ -157,7 +159,8 @@ class Wave:
         try:
             await self._attempts(tasks, call)
         except TallyError as error:
-            self._lose(self._still(draws), error)
+            if not self._dismissed(prompt.deployment, error):
+                self._lose(self._still(draws), error)
         return call.refusal is not None
 
     async def _attempts(self, tasks: asyncio.TaskGroup, call: "_Call") -> int:
@@ -182,8 +185,9 @@ class Wave:
                 try:
                     return await self._call_once(tasks, call.draws, place, call.prompt, call.form)
                 except UpstreamError as error:
-                    # where no budget is left to try again, this is what went wrong
-                    self._last_error = error
+                    if place.deployment in self._query.route.own:
+                        # where no budget is left to try again, this is what went wrong
+                        self._last_error = error
                     if error.status not in _REFUSED:
                         raise
                     # nothing that another deployment, or another try, would mend
@@ -193,9 +197,13 @@ class Wave:
 
     def _tour(self, call: "_Call") -> Tour:
         query, only = self._query, call.only
-        fits = query.purse.knows_price if only is None else partial(is_, only)
+        fits = self._fits if only is None else partial(is_, only)
+        need = Need(self._shown or query.request)
         # what is told of full limits must be told before the deadline, which else ends all that waits
-        return Tour(query.route, Need(query.request), fits=fits, deadline=query.deadline - _TELLING_S, patient=True)
+        return Tour(query.route, need, fits=fits, deadline=query.deadline - _TELLING_S, patient=True)
+
+    def _fits(self, deployment: Deployment) -> bool:
+        return deployment not in self._useless and self._query.purse.knows_price(deployment)
 
     def _prompt(self, deployment: Deployment) -> Prompt:
         found = self._prompts.get(deployment)
@@ -209,7 +217,7 @@ class Wave:
         query, deployment = self._query, place.deployment
         kind = self._kind if prompt.shows(form) else replace(self._kind, given=())
         errand = Errand(kind.step if kind.step in SILENT else "draw", kind.round, self._untold[draws[0]])
-        got = 0
+        began = self._clock()
         async with self._meter.call(
             query.purse,
             deployment,
@@ -219,25 +227,43 @@ class Wave:
             deadline=query.deadline,
             taken=place.taken,
         ) as call:
+            if not call.granted:
+                raise BudgetExceeded("The budget does not hold this draw.")
             for draw in draws[call.granted :]:
                 self._out(draw, Denied(draw))
-            if not call.granted:
-                self._query.errors += [self._last_error] if self._last_error else []
-                return 0
-            # a call outlives the deadline, which cancels it: what came by then is counted, and nothing is lost
-            async with aclosing(call.choices(min(deployment.timeout, self._left() + _GRACE_S))) as choices:
-                async for choice in choices:
-                    if choice.index < call.granted:
-                        made = replace(kind, id=draws[choice.index])
-                        self._missing.discard(made.id)
-                        drawn = query.keep(made, self._untold[made.id], call.row_id(choice.index), choice)
-                        self._arrived(tasks, drawn)
-                        query.head = query.head or call.assembled.head
-                        got += 1
+            try:
+                # a call outlives the deadline, which cancels it: what came by then is counted, and nothing is lost
+                got = await self._read(tasks, call, kind, draws, min(deployment.timeout, self._left() + _GRACE_S))
+            except asyncio.CancelledError:
+                if not call.assembled.started:
+                    self._silent(deployment, since=began)
+                raise
         query.cut |= call.was_cut
         if got and call.whole:
             deployment.came(got, of=call.granted)
         return got
+
+    async def _read(
+        self, tasks: asyncio.TaskGroup, call: MeteredCall, kind: Draw, draws: Sequence[int], left: float
+    ) -> int:
+        """Take in the choices of a call as they come; how many there were of those that were asked for."""
+        query, got = self._query, 0
+        async with aclosing(call.choices(left)) as choices:
+            async for choice in choices:
+                if choice.index < call.granted:
+                    made = replace(kind, id=draws[choice.index])
+                    self._missing.discard(made.id)
+                    self._arrived(tasks, query.keep(made, self._untold[made.id], call.row_id(choice.index), choice))
+                    query.head = query.head or call.assembled.head
+                    got += 1
+        return got
+
+    def _silent(self, deployment: Deployment, *, since: float) -> None:
+        """A call that brought nothing was stopped: the deadline, if it is that, cancels what never fails by itself."""
+        query, now = self._query, self._clock()
+        # one that began late says nothing of its deployment
+        if now >= query.deadline - _TELLING_S and now - since >= (query.deadline - query.started) / 2:
+            deployment.failed(UpstreamTimeout("the provider did not answer in time"))
 
     def _again(self, tasks: asyncio.TaskGroup, draw: int, kept: Kept) -> None:
         """A sample that was drawn, and paid for, by an earlier try of the request."""
@@ -282,10 +308,30 @@ class Wave:
     def _still(self, draws: Sequence[int]) -> list[int]:
         return [draw for draw in draws if draw in self._missing]
 
+    def _give_up(
+        self, tasks: asyncio.TaskGroup, deployment: Deployment, draws: Sequence[int], error: TallyError
+    ) -> None:
+        """Lose draws that one deployment alone was asked for, or begin anew without it where it is a fallback."""
+        if self._dismissed(deployment, error):
+            self._spread(tasks, self._still(draws))
+        else:
+            self._lose(self._still(draws), error)
+
+    def _dismissed(self, deployment: Deployment, error: TallyError) -> bool:
+        """Whether it is only a fallback that cannot do it, which is left out from now on."""
+        if deployment in self._query.route.own or not isinstance(error, UpstreamError | BudgetExceeded):
+            return False
+        self._useless.add(deployment)
+        return True
+
     def _lose(self, draws: Sequence[int], error: TallyError) -> None:
+        denied = isinstance(error, BudgetExceeded)
+        if not denied:
+            self._query.errors += [error] * len(draws)
+        elif draws and self._last_error is not None:
+            self._query.errors.append(self._last_error)
         for draw in draws:
-            self._query.errors.append(error)
-            self._out(draw, Failure(draw))
+            self._out(draw, Denied(draw) if denied else Failure(draw))
 
     def _out(self, draw: int, outcome: Outcome) -> None:
         self._missing.discard(draw)

@@ -9,10 +9,9 @@ from dataclasses import dataclass, replace
 from math import ceil
 from typing import NamedTuple
 
-import orjson
-
-from proxy.errors import UpstreamError, UpstreamMalformed
+from proxy.errors import BudgetExceeded, UpstreamError
 from proxy.ledger import Amount, DrawRow, Ledger, Reservation, Settlement
+from proxy.ledger.rows import row_id, rows, split
 from proxy.money import Rates
 from proxy.purse import Purse
 from proxy.types import JSON, Choice, Usage
@@ -20,9 +19,9 @@ from proxy.upstream.asked import asking, dearest, given_service
 from proxy.upstream.assemble import Assembler
 from proxy.upstream.billing import shares
 from proxy.upstream.deployment import Deployment
-from proxy.upstream.direct import error_from
-from proxy.upstream.group import Need, Place
 from proxy.upstream.limits import Taken
+from proxy.upstream.need import Need, Place
+from proxy.upstream.reply import parsed, prompt_usage
 from proxy.upstream.routing import Route, Tour
 from proxy.upstream.usage import PROMPT_SHARE, billed, output_bound, prompt_bound
 
@@ -97,8 +96,6 @@ class Meter:
         deployment's minute; `generates` false: there is only a prompt to pay for. Raises LedgerUnavailable, and
         RequestInvalid where a limit in money meets an unknown price, of the model or of what the body turns on.
         """
-        purse.check_price(deployment)
-        purse.check_request(deployment, body)
         call = MeteredCall(
             ledger=self._ledger,
             clock=self._clock,
@@ -110,8 +107,10 @@ class Meter:
             taken=taken,
             generates=generates,
         )
-        await call.reserve(choices, deadline - self._clock() + _GRACE_S)
         try:
+            purse.check_price(deployment)
+            purse.check_request(deployment, body)
+            await call.reserve(choices, deadline - self._clock() + _GRACE_S)
             yield call
         finally:
             call.settle()
@@ -135,20 +134,23 @@ class Meter:
         """The same for a reply that is passed on."""
         need = Need(request, generates=False)
         tour = Tour(route, need, fits=purse.knows_price, deadline=deadline)
-        while True:
-            async with tour.stop() as place:
-                return await self._post(purse, place, path, request, errand=errand, deadline=deadline)
+        try:
+            while True:
+                async with tour.stop() as place:
+                    return await self._post(purse, place, path, request, errand=errand, deadline=deadline)
+        except BudgetExceeded:
+            return None
 
     async def _post(
         self, purse: Purse, place: Place, path: str, request: JSON, *, errand: Errand, deadline: float
-    ) -> Posted | None:
+    ) -> Posted:
         deployment = place.deployment
         body = deployment.body(request)
         async with self.call(
             purse, deployment, body, errand, choices=1, deadline=deadline, taken=place.taken, generates=False
         ) as call:
             if not call.granted:
-                return None
+                raise BudgetExceeded("The budget does not hold this request.")
             left = max(_LEAST_S, deadline - self._clock())
             raw, payload = await call.post(path, min(deployment.timeout, left))
         return Posted(raw, payload, deployment)
@@ -222,10 +224,6 @@ class MeteredCall:
         if self.granted:
             self._hold(base.nano + self.granted * each.nano, base.tokens + self.granted * each.tokens)
             self._output = self.granted * self._slice
-        else:
-            self._settled = True
-            if self._taken is not None:
-                self._taken.undo()
 
     async def choices(self, timeout: float) -> AsyncGenerator[Choice, None]:
         """Every choice as it is finished; the last one only when the whole call is over and settled."""
@@ -263,8 +261,7 @@ class MeteredCall:
         except UpstreamError as error:
             self._failed(error)
             raise
-        usage = payload.get("usage")
-        self.assembled.usage = {"prompt_tokens": _prompt_of(usage)} if isinstance(usage, dict) else None
+        self.assembled.usage = prompt_usage(payload)
         self._ended = True
         return raw, payload
 
@@ -303,15 +300,19 @@ class MeteredCall:
         if self._settled:
             return
         self._settled = True
+        if self._taken is not None and not self._sent:
+            self._taken.undo()
+        if not self.granted:
+            return
         usage, rates = self._usage()
         if self._taken is not None:
             self._taken.correct(usage.prompt + usage.completion)
-        rows = self._rows(usage, rates)
+        paid = self._rows(usage, rates)
         self._purse.held -= self._held.nano
-        nano = sum(row.cost_nano for row in rows)
+        nano = sum(row.cost_nano for row in paid)
         drawn = self._errand.purpose not in _ASIDE and self.assembled.finished > 0
         self._purse.pay(usage, nano, drawn=drawn, bound=self._prompt)
-        self._ledger.settle(Settlement(self.attempt, self._purse.account, rows))
+        self._ledger.settle(Settlement(self.attempt, self._purse.account, paid))
 
     @property
     def whole(self) -> bool:
@@ -325,7 +326,7 @@ class MeteredCall:
 
     def row_id(self, index: int) -> str:
         """The ledger's id of the draw that choice `index` is."""
-        return f"{self.attempt}:{index}"
+        return row_id(self.attempt, index)
 
     def _hold(self, nano: int, tokens: int) -> None:
         self._held = Amount(self._held.nano + nano, self._held.tokens + tokens)
@@ -335,10 +336,7 @@ class MeteredCall:
         return self._body if self.granted == 1 else {**self._body, "n": self.granted}
 
     def _parsed(self, raw: bytes) -> JSON:
-        payload = _parse(raw)
-        if payload.get("error"):
-            raise error_from(502, payload, secret=self._deployment.endpoint, sent=True)
-        return payload
+        return parsed(raw, self._deployment.endpoint)
 
     def _feed(self, payload: JSON) -> list[Choice]:
         finished = self.assembled.feed(payload)
@@ -389,10 +387,10 @@ class MeteredCall:
             share = self._deployment.prompt_share
             self._deployment.prompt_share = max(share, min(1.0, usage.prompt / self._prompt))
             return self._served(usage), self._rates
-        if not self._sent or self._status == "failed":
-            return Usage(), self._rates
         if self._status == "ok" and not self._ended:
             self._status = "cancelled"
+        if not self._sent or self._status == "failed":
+            return Usage(), self._rates
         hidden = self._deployment.hidden_reasoning or (not streamed and not self._ended) or not self._generates
         if hidden or self._status == "lost":
             return Usage(self._prompt, self._output, estimated=True), self._dearest
@@ -413,57 +411,24 @@ class MeteredCall:
         return ceil(self._prompt * (self._deployment.prompt_share or PROMPT_SHARE))
 
     def _rows(self, usage: Usage, rates: Rates) -> tuple[DrawRow, ...]:
-        """A row a choice: the prompt with the first, completions as counted, costs that sum to the call's exactly."""
-        rows = []
-        parts = _split(usage.completion, [self._share(index) for index in range(self.granted)])
+        parts = split(usage.completion, [self._share(index) for index in range(self.granted)])
         costs = shares(rates, usage, parts)
-        latency_ms = int((self._clock() - self._started) * 1000)
-        for index, (part, cost) in enumerate(zip(parts, costs, strict=True)):
-            rows.append(
-                DrawRow(
-                    id=self.row_id(index),
-                    purpose=self._errand.purpose,
-                    round=self._errand.round,
-                    index=self._errand.index + index,
-                    status=self._status,
-                    model=f"{self._deployment.endpoint.provider}/{self._deployment.endpoint.model}",
-                    deployment=self._deployment.model_name,
-                    prompt_tokens=0 if index else usage.prompt,
-                    cached_tokens=0 if index else usage.cached,
-                    completion_tokens=part,
-                    reasoning_tokens=0 if index else usage.reasoning,
-                    cost_nano=cost,
-                    estimated=usage.estimated,
-                    finish_reason=self._finish.get(index),
-                    latency_ms=latency_ms,
-                    samples=self._errand.samples,
-                )
-            )
-        return tuple(rows)
-
-
-def _split(total: int, weights: list[int]) -> list[int]:
-    """`total` in whole parts in proportion to `weights`; evenly where nothing was weighed."""
-    if not any(weights):
-        weights = [1] * len(weights)
-    whole, parts, seen, given = sum(weights), [], 0, 0
-    for weight in weights:
-        seen += weight
-        parts.append(total * seen // whole - given)
-        given += parts[-1]
-    return parts
-
-
-def _prompt_of(usage: JSON) -> object:
-    """A prompt's tokens in the usage of a call that generates nothing; some servers tell the sum alone."""
-    return usage.get("prompt_tokens") or usage.get("total_tokens")
-
-
-def _parse(raw: bytes) -> JSON:
-    try:
-        payload = orjson.loads(raw)
-    except orjson.JSONDecodeError:
-        payload = None
-    if not isinstance(payload, dict):
-        raise UpstreamMalformed("the provider's reply is not JSON")
-    return payload
+        whole = DrawRow(
+            id=self.attempt,
+            purpose=self._errand.purpose,
+            round=self._errand.round,
+            index=self._errand.index,
+            status=self._status,
+            model=f"{self._deployment.endpoint.provider}/{self._deployment.endpoint.model}",
+            deployment=self._deployment.name,
+            prompt_tokens=usage.prompt,
+            cached_tokens=usage.cached,
+            completion_tokens=usage.completion,
+            reasoning_tokens=usage.reasoning,
+            cost_nano=sum(costs),
+            estimated=usage.estimated,
+            finish_reason=None,
+            latency_ms=int((self._clock() - self._started) * 1000),
+            samples=self._errand.samples,
+        )
+        return rows(whole, parts, costs, self._finish)

@@ -14,7 +14,7 @@ from proxy.query import Query
 from proxy.types import JSON, Choice
 from proxy.upstream import sse
 from proxy.upstream.deployment import Deployment
-from proxy.upstream.group import Need
+from proxy.upstream.need import Need, Place
 from proxy.upstream.routing import Tour
 from proxy.upstream.usage import output_bound
 from proxy.verdict import Verdict, failed_row, request_row, verdict
@@ -27,9 +27,9 @@ def relayable(query: Query) -> bool:
 
 def sliceable(query: Query) -> bool:
     """Whether a call too dear to be reserved whole may still be paid slice by slice: nobody knows how long it gets."""
-    plain = not query.plan.stream and not query.request.get("n")
-    first = query.route.first
-    return plain and first.streams and output_bound(query.request, first) is None
+    if query.plan.stream or query.request.get("n"):
+        return False
+    return any(each.streams and output_bound(each.body(query.request), each) is None for each in query.route.own)
 
 
 class Relay:
@@ -62,12 +62,12 @@ class Relay:
     async def _completed(self, query: Query) -> tuple[bytes, Deployment]:
         tour = self._tour(query)
         while True:
-            async with self._call(query, tour) as (call, deployment):
-                raw, choices = await call.complete(self._left(query, deployment))
+            async with tour.stop() as place, self._call(query, place) as call:
+                raw, choices = await call.complete(self._left(query, place.deployment))
                 _keep(query, call, choices)
                 call.settle()
                 query.head = call.assembled.head
-                return raw, deployment
+                return raw, place.deployment
 
     async def stream(self, query: Query) -> AsyncGenerator[bytes, None]:
         """The upstream's events as they come. Raises until the first one; after it an error is an event."""
@@ -85,9 +85,9 @@ class Relay:
     async def _streamed(self, query: Query, last: "_Last") -> AsyncGenerator[bytes, None]:
         tour = self._tour(query)
         while True:
-            async with self._call(query, tour) as (call, deployment):
-                renamed = _renamed(deployment, query)
-                async with aclosing(call.payloads(self._left(query, deployment))) as chunks:
+            async with tour.stop() as place, self._call(query, place) as call:
+                renamed = _renamed(place.deployment, query)
+                async with aclosing(call.payloads(self._left(query, place.deployment))) as chunks:
                     async for chunk in chunks:
                         tour.stay()
                         _keep(query, call, chunk.finished)
@@ -125,22 +125,20 @@ class Relay:
         return Tour(query.route, need, fits=fits, deadline=query.deadline)
 
     @asynccontextmanager
-    async def _call(self, query: Query, tour: Tour) -> AsyncIterator[tuple[MeteredCall, Deployment]]:
-        async with tour.stop() as place:
-            deployment = place.deployment
-            async with self._meter.call(
-                query.purse,
-                deployment,
-                _body(query, deployment),
-                Errand("draw"),
-                choices=place.choices,
-                deadline=query.deadline,
-                taken=place.taken,
-            ) as call:
-                if call.granted < place.choices:
-                    raise BudgetExceeded("The budget does not hold this request.")
-                query.rounds = 1
-                yield call, deployment
+    async def _call(self, query: Query, place: Place) -> AsyncIterator[MeteredCall]:
+        async with self._meter.call(
+            query.purse,
+            place.deployment,
+            _body(query, place.deployment),
+            Errand("draw"),
+            choices=place.choices,
+            deadline=query.deadline,
+            taken=place.taken,
+        ) as call:
+            if call.granted < place.choices:
+                raise BudgetExceeded("The budget does not hold this request.")
+            query.rounds = 1
+            yield call
 
     def _left(self, query: Query, deployment: Deployment) -> float:
         return max(0.001, min(deployment.timeout, query.deadline - self._clock()))

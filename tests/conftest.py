@@ -19,9 +19,10 @@ def anyio_backend() -> str:
     return "asyncio"
 
 
-@pytest.fixture(autouse=True, scope="session")
+@pytest.fixture(autouse=True)
 def _quiet_logs() -> None:
-    """The program's own logs are looked at where it runs as a process; here they go nowhere."""
+    """The program's own logs are looked at where it runs as a process; here they go nowhere, whoever ran before."""
+    structlog.reset_defaults()
     structlog.configure(
         processors=[structlog.processors.JSONRenderer()], logger_factory=structlog.ReturnLoggerFactory()
     )

@@ -105,6 +105,14 @@ def test_entries_of_one_name_are_deployments_of_one_model_with_limits_and_weight
     assert len(offered.find("m").groups) == 1
 
 
+def test_the_ledger_calls_an_entry_by_its_models_name_unless_another_has_name_and_model() -> None:
+    named = entry("openai/a", api_base=URL) | {"model_info": {"id": "berlin"}}
+    entries = [entry("openai/a", api_base=URL), entry("openai/b", api_base=URL), named, entry("openai/a", name="n")]
+    offered = catalogue(*entries)
+    assert [each.name for each in offered.find("m").own] == ["m#1", "m", "berlin"]
+    assert offered.find("n").first.name == "n"
+
+
 @pytest.mark.parametrize("section", ["router_settings", "litellm_settings"])
 def test_fallbacks_come_in_order_each_followed_by_its_own_and_every_model_once(section: str) -> None:
     said: Any = {section: {"fallbacks": [{"a": ["b", "d"]}, {"b": ["c", "a"], "d": ["b"]}], "num_retries": 4}}

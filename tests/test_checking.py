@@ -163,3 +163,47 @@ def test_fallbacks_of_and_to_unknown_models_are_mistakes_by_name(section: str) -
 def test_a_key_that_the_router_does_not_know_is_a_mistake_by_name() -> None:
     with pytest.raises(ConfigError, match=r"router_settings.alowed_fails: .*did you mean allowed_fails"):
         parse_config({"router_settings": {"alowed_fails": 1}}, "file", {})
+
+
+def notes(entries: list[JSON], **config: Any) -> list[tuple[str, str]]:
+    data = {"model_list": entries, "tenants": [{"name": "acme", "max_budget": 1, "models": ["m"]}], **config}
+    return [
+        (note.key, note.reason)
+        for note in check_models(parse_config(data, "file", {}), "file", environ={}, prices=PRICES)
+    ]
+
+
+def test_a_missing_price_is_noted_for_what_it_does_where_others_of_the_name_have_one_or_it_is_a_fallback() -> None:
+    unpriced = {"model": "openai/unheard-of", "api_base": URL}
+    priced = {"model": "openai/gpt-4o", "api_base": URL}
+    ((key, reason),) = notes([{"model_name": "m", "litellm_params": each} for each in (priced, unpriced)])
+    assert key == "model_list[1].litellm_params"
+    assert "'acme', limited in money, go to its other deployments" in reason
+    listed = [{"model_name": name, "litellm_params": each} for name, each in (("m", priced), ("n", unpriced))]
+    assert notes(listed) == []
+    ((key, reason),) = notes(listed, router_settings={"fallbacks": [{"m": ["n"]}]})
+    assert key == "model_list[1].litellm_params"
+    assert "it is no fallback for 'acme', limited in money" in reason
+
+
+def test_fallbacks_of_a_reward_model_must_be_such_servers_as_well() -> None:
+    entries = [
+        {"model_name": "prm", "litellm_params": {"model": "hosted_vllm/prm", "api_base": URL}},
+        {"model_name": "other", "litellm_params": {"model": "cohere/rerank"}},
+        {"model_name": "m", "litellm_params": {"model": "openai/gpt-4o"}},
+    ]
+    scaling = {"scorer": {"kind": "reward", "model": "prm"}}
+    notes(entries, scaling=scaling, tenants=[])
+    with pytest.raises(ConfigError, match=r"model_list\[1\].litellm_params.model: .*no reward model's server"):
+        notes(entries, scaling=scaling, tenants=[], litellm_settings={"fallbacks": [{"prm": ["other"]}]})
+
+
+@pytest.mark.parametrize("section", ["router_settings", "litellm_settings"])
+def test_litellms_other_settings_are_noted_and_what_stands_beside_them_counts(section: str) -> None:
+    said: Any = {"routing_strategy": "simple-shuffle", "drop_params": True, "timeout": 30, "num_retries": 1}
+    config = parse_config({section: said}, "file", {})
+    assert config.router().num_retries == 1
+    found = check_models(config, "file", environ={}, prices=PRICES)
+    assert [(note.key, note.reason) for note in found] == [
+        (f"{section}.{key}", "has no effect here") for key in ("drop_params", "routing_strategy", "timeout")
+    ]

@@ -369,3 +369,10 @@ def test_anything_is_a_configuration_or_a_named_mistake(data: object) -> None:
         assert isinstance(parse_config(data, "file", {}), Config)
     except ConfigError as error:
         assert error.problems
+
+
+def test_a_strategy_and_a_boolean_may_be_written_as_in_any_yaml(tmp_path: Path) -> None:
+    text = "{scaling: {strategy: off}, tenants: [{name: a, strategy: off, shadow: yes, blocked: false}]}"
+    config = load(text, tmp_path)
+    assert (config.scaling.strategy, config.tenants[0].strategy) == ("off", "off")
+    assert (config.tenants[0].shadow, config.tenants[0].blocked) == (True, False)

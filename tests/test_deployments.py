@@ -11,13 +11,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.errors import BudgetExceeded, RateLimited, TallyError, UpstreamError, UpstreamTimeout, UpstreamUnreachable
+from proxy.money import Rates
 from proxy.types import JSON
 from proxy.upstream import Endpoint
 from proxy.upstream.deployment import Deployment
 from proxy.upstream.direct import DirectLane
-from proxy.upstream.group import Group, Need, Place
+from proxy.upstream.group import Group
 from proxy.upstream.health import Health, may_pass_elsewhere
 from proxy.upstream.limits import MINUTE_S, Limits
+from proxy.upstream.need import Need, Place
 from proxy.upstream.routing import Fits, Route, Tour
 
 LANE = DirectLane()
@@ -255,6 +257,19 @@ def test_more_failures_than_allowed_in_a_minute_give_a_rest(error: UpstreamError
     assert health.rest == 5
 
 
+@pytest.mark.parametrize("allowed", [0, 1, 3])
+def test_after_a_rest_as_many_failures_are_allowed_again(allowed: int) -> None:
+    clock = Clock()
+    health = Health(clock=clock, allowed_fails=allowed, cooldown_s=5.0)
+    for _ in range(3):
+        for _ in range(allowed):
+            health.failed(BROKEN)
+        assert health.rest == 0
+        health.failed(BROKEN)
+        assert health.rest == 5
+        clock.now += 5
+
+
 def test_failures_that_are_more_than_a_minute_apart_give_no_rest() -> None:
     clock = Clock()
     health = Health(clock=clock, allowed_fails=1)
@@ -327,10 +342,69 @@ async def test_those_that_rest_are_left_out_while_another_is_there_and_a_fallbac
     second.failed(BUSY)
     assert await walk(tour(way), {}) == "other"
     other.failed(BUSY)
-    # all of them rest: the one of its own that is back first
+    # all of them rest: the one of its own that is back first, then the next, each once
     assert await walk(tour(way), {}) == "first"
+    assert await walk(tour(way), {"first": BROKEN}) == "second"
+    assert await walk(tour(way), {"first": BROKEN, "second": BROKEN}) == "other"
     with pytest.raises(UpstreamError) as caught:
-        await walk(tour(way), {"first": BROKEN})
+        await walk(tour(way), {"first": BROKEN, "second": BROKEN, "other": BUSY})
+    assert caught.value is BROKEN
+
+
+@pytest.mark.anyio
+async def test_a_call_that_waits_for_the_first_to_be_back_is_not_sent_away() -> None:
+    clock = Clock()
+    full, resting = made("full", clock, limits=Limits(1, None, clock=clock)), made("resting", clock)
+    way = route([full, resting], clock=clock)
+    resting.failed(BUSY)
+    assert await walk(tour(way), {}) == "full"
+    # the one is full for a minute, the other rests for five seconds
+    assert way.groups[0].wait(Need(REQUEST), way.own) == 5.0
+    with pytest.raises(RateLimited) as caught:
+        await walk(tour(way, seconds=3), {})
+    assert caught.value.retry_after == 5.0
+
+
+@pytest.mark.anyio
+async def test_a_fallbacks_error_is_never_told_for_the_models_own() -> None:
+    clock = Clock()
+    limits = Limits(1, None, clock=clock)
+    limits.take(0)
+    way = route([made("full", clock, limits=limits)], [made("other", clock)], clock=clock)
+    with pytest.raises(RateLimited) as caught:
+        await walk(tour(way, seconds=2), {"other": UpstreamError("Incorrect API key", status=401)})
+    assert caught.value.retry_after == MINUTE_S
+
+
+LATER = UpstreamError("later", status=429, retry_after=30)
+KEY = UpstreamError("key", status=401)
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    ("one", "other", "told"),
+    [(LATER, BROKEN, BROKEN), (BROKEN, LATER, BROKEN), (KEY, LATER, LATER), (LATER, KEY, LATER)],
+)
+async def test_of_several_errors_the_one_that_is_sooner_over_is_told(
+    one: TallyError, other: TallyError, told: TallyError
+) -> None:
+    with pytest.raises(UpstreamError) as caught:
+        await walk(tour(route([made("a"), made("b")])), {"a": one, "b": other})
+    assert caught.value is told
+
+
+@pytest.mark.anyio
+async def test_what_cannot_be_paid_is_asked_of_those_of_the_model_that_cost_otherwise_and_of_no_fallback() -> None:
+    dear, cheap = Rates(9, 9), Rates(1, 1)
+    way = route([made("a", rates=dear), made("b", rates=dear), made("c", rates=cheap)], [made("d", rates=cheap)])
+    poor = BudgetExceeded("")
+    assert await walk(tour(way), {"a": poor, "b": poor}) == "c"
+    assert way.own[1].turn == 0.0
+    with pytest.raises(BudgetExceeded):
+        await walk(tour(way, fits=lambda each: each.rates == dear or each.model_name == "d"), {"a": poor, "b": poor})
+    # one that fails beside it is what may be over
+    with pytest.raises(UpstreamError) as caught:
+        await walk(tour(way), {"a": poor, "b": poor, "c": BROKEN, "d": poor})
     assert caught.value is BROKEN
 
 

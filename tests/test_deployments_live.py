@@ -291,6 +291,103 @@ def test_a_call_is_tried_again_as_often_as_the_configuration_says(tmp_path: Path
             assert len(made.one.calls) + len(made.other.calls) == 2 * (retries + 1)
 
 
+REFUSING = Fault(400, "large-internal takes no such thing", "invalid_request_error", "bad")
+
+
+@pytest.mark.parametrize("strategy", ["off", "self_consistency", "optscale"])
+def test_a_fallback_that_refuses_is_told_to_nobody_and_the_next_one_asked(tmp_path: Path, strategy: str) -> None:
+    with two(tmp_path, Fault(503, "Down."), REFUSING, fallback="large", scaling={"samples": 3}) as made:
+        response = made.post(strategy)
+        assert (response.status_code, response.json()["error"]["message"]) == (503, "Down.")
+        assert made.other.calls
+    with FakeUpstream("42") as third:
+        last = deployment(third.base_url, model_name="last")
+        config = configuration("", tmp_path, scaling={"samples": 3})
+        with FakeUpstream(Fault(503)) as one, FakeUpstream(REFUSING) as other:
+            entries = [deployment(one.base_url), deployment(other.base_url, model_name="large"), last]
+            config |= {"model_list": entries, "router_settings": {"fallbacks": [{"small": ["large", "last"]}]}}
+            with ServedTally(config) as tally, tally.client(strategy) as client:
+                reply = client.chat.completions.create(model="small", messages=ASK)  # type: ignore[arg-type]
+                assert reply.choices[0].message.content == "42"
+
+
+def test_a_model_that_is_back_is_asked_again_though_its_fallback_refuses(tmp_path: Path) -> None:
+    with two(tmp_path, Turns(Fault(503), "42"), REFUSING, fallback="large") as made:
+        assert made.post("self_consistency", tally={"samples": 2}).status_code == 200
+
+
+def test_a_fallback_that_refuses_what_tally_puts_in_is_asked_without_it(tmp_path: Path) -> None:
+    def refusing(call: Call) -> Reply | Fault:
+        return Fault(400, "no logprobs", "invalid_request_error") if "logprobs" in call.body else Reply()
+
+    with two(tmp_path, Fault(503), refusing, fallback="large", scaling={"samples": 3}) as made:
+        assert made.ask("optscale") == "42"
+        made.exact()
+        assert any("logprobs" not in call.body and call.status == 200 for call in made.other.calls)
+
+
+def test_a_fallback_that_is_too_dear_makes_the_model_no_worse(tmp_path: Path) -> None:
+    cap: JSON = {"max_tokens": 500, "tally": {"max_cost_usd": 0.0008}}
+    with two(tmp_path, Turns(Fault(503), "42"), fallback="large", scaling={"samples": 3}) as made:
+        assert made.post("self_consistency", **cap).status_code == 200
+        assert made.other.calls == []
+        made.exact()
+    folder = tmp_path / "off"
+    folder.mkdir()
+    with two(folder, Fault(503, "Down.", retry_after=9), fallback="large") as made:
+        response = made.post("off", **cap)
+        assert (response.status_code, response.json()["error"]["message"]) == (503, "Down.")
+        embedded = {"model": "small", "input": "x" * 2000, "tally": {"max_cost_usd": 0.0005}}
+        response = made.tally.post(embedded, path="/v1/embeddings")
+        assert (response.status_code, response.json()["error"]["message"]) == (503, "Down.")
+        assert made.other.calls == []
+        made.exact()
+
+
+@pytest.mark.parametrize("strategy", ["off", "self_consistency"])
+def test_a_request_that_one_deployment_is_too_dear_for_goes_to_a_cheaper_one(tmp_path: Path, strategy: str) -> None:
+    dear = {"litellm_params": {"input_cost_per_token": 1e-5, "output_cost_per_token": 1e-3}}
+    with two(tmp_path, first=dear, scaling={"samples": 3}) as made:
+        for _ in range(4):
+            assert made.post(strategy, max_tokens=500, tally={"max_cost_usd": 0.01}).status_code == 200
+        assert made.one.calls == []
+        made.exact()
+
+
+def test_a_deployment_that_never_answers_rests_though_it_is_the_deadline_that_ends_its_calls(tmp_path: Path) -> None:
+    settings = {"allowed_fails": 0, "cooldown_time": 30}
+    with two(tmp_path, Reply(latency=30), scaling={"samples": 3, "deadline_s": 0.5}, router_settings=settings) as made:
+        found = [made.post("self_consistency").status_code for _ in range(5)]
+        assert found == [504, 200, 200, 200, 200]
+        assert len(made.one.calls) == 1
+
+
+def test_a_tenant_that_cannot_pay_takes_no_part_of_the_minute_from_others(tmp_path: Path) -> None:
+    limited = {"litellm_params": {"rpm": 1, "timeout": 1}}
+    with two(tmp_path, first=limited, second=limited) as made:
+        for _ in range(3):
+            assert made.post(n=4, max_tokens=1000, tally={"max_cost_usd": 0.0006}).status_code == 402
+        assert [made.ask() for _ in range(2)] == ["42", "42"]
+
+
+def test_errors_now_and_then_reach_no_client_while_the_other_one_is_well(tmp_path: Path) -> None:
+    turns = count()
+
+    def shaky(call: Call) -> Reply | Fault:
+        return Fault(500) if next(turns) % 3 == 0 else Reply()
+
+    with two(tmp_path, shaky, shaky) as made:
+        assert {made.post().status_code for _ in range(30)} == {200}
+        assert sum(call.status == 500 for call in made.one.calls + made.other.calls) > 8
+
+
+def test_the_ledger_tells_entries_of_one_model_apart(tmp_path: Path) -> None:
+    with two(tmp_path, second={"model_info": {"id": "berlin"}}) as made:
+        for _ in range(2):
+            made.ask()
+        assert [row["deployment"] for row in made.rows()] == ["small#1", "berlin"]
+
+
 def test_among_many_faults_the_account_stays_exact(tmp_path: Path) -> None:
     steps = count()
 

@@ -135,6 +135,26 @@ def test_a_key_that_is_a_common_word_hides_itself_alone() -> None:
     assert scrub("any key, many", Endpoint("openai", "small", None, "any", {})) == "*** key, many"
 
 
+@pytest.mark.parametrize(
+    ("base", "key", "said", "shown"),
+    [
+        ("http://model:8000/v1", "any-key-at-all", "The model `x` does not exist.", "The model `x` does not exist."),
+        ("http://model:8000/v1", "any-key-at-all", "Cannot connect to host model:8000", "Cannot connect to host ***"),
+        ("http://model:8000/v1", "any-key-at-all", "POST http://model/v1/chat failed", "POST *** failed"),
+        ("http://model:8000/v1", "any-key-at-all", "('model', 8000) refused", "('***', ***) refused"),
+        (None, "test-key-12345678", "This is a test of the length.", "This is a test of the length."),
+        (None, "test-key-12345678", "It began with test-key-1.", "It began with ***."),
+        (None, "any-key-at-all", "no route to [fd00:1::2]:8000", "no route to ***"),
+        (None, "any-key-at-all", "no route to fe80::1%eth0, at 10:20:30", "no route to ***, at 10:20:30"),
+        ("http://[fd00::1]:8000/v1", "any-key-at-all", "at http://[fd00::1]:8000/v1/x", "at ***"),
+    ],
+)
+def test_words_that_are_also_a_hosts_or_a_keys_stay_and_private_addresses_go(
+    base: str | None, key: str, said: str, shown: str
+) -> None:
+    assert scrub(said, Endpoint("openai", "small", base, key, {})) == shown
+
+
 @given(st.text(st.sampled_from("sk-live *…./:ab7\n"), max_size=400), st.integers(0, 400))
 def test_wherever_a_key_stands_nothing_of_it_is_left(around: str, place: int) -> None:
     assert SECRET not in scrub(around[:place] + SECRET + around[place:], AT)

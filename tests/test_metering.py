@@ -16,6 +16,7 @@ from proxy.metering import UNKNOWN_OUTPUT, Errand, MeteredCall
 from proxy.money import Kinds, Rates
 from proxy.purse import Purse
 from proxy.types import JSON, Choice, Tenant
+from proxy.upstream.limits import Limits
 from proxy.upstream.usage import prompt_bound
 from tests.bench import Bench, bench
 from tests.served import RATES
@@ -487,3 +488,45 @@ async def test_the_ledgers_line_of_a_draw_names_what_was_drawn() -> None:
         (row,) = await made.rows()
     assert (row["purpose"], row["status"], row["finish_reason"]) == ("draw", "ok", "stop")
     assert (row["model"], row["deployment"], row["request"]) == ("openai/small", "small", purse.account.request)
+
+
+async def test_a_call_that_is_never_sent_takes_no_part_of_a_minute() -> None:
+    limits = Limits(1, 10_000, clock=time.monotonic)
+    async with bench(lane=Tape([word(), finish()])) as made:
+        poor, deadline = made.purse(), time.monotonic() + 10
+
+        async def held(choices: int = 1) -> None:
+            taken = limits.take(100)
+            call = made.meter.call(
+                poor, made.deployment, BODY, Errand("draw"), choices=choices, deadline=deadline, taken=taken
+            )
+            async with call:
+                pass
+
+        await held()
+        assert limits.used == limits.wait(100) == 0
+        poor.limit = 0
+        await held()
+        assert limits.used == limits.wait(100) == 0
+        made.deployment.rates = None
+        with pytest.raises(RequestInvalid):
+            await held()
+        assert limits.used == limits.wait(100) == 0
+
+
+async def test_a_reservation_that_is_given_up_takes_no_part_of_a_minute() -> None:
+    limits = Limits(1, 10_000, clock=time.monotonic)
+    async with bench(lane=Tape([word(), finish()])) as made, asyncio.TaskGroup() as tasks:
+        taken = limits.take(100)
+
+        async def hold() -> None:
+            deadline = time.monotonic() + 10
+            async with made.meter.call(
+                made.purse(), made.deployment, BODY, Errand("draw"), choices=1, deadline=deadline, taken=taken
+            ):
+                raise AssertionError
+
+        waiting = tasks.create_task(hold())
+        await asyncio.sleep(0)
+        waiting.cancel()
+    assert limits.used == limits.wait(100) == 0

@@ -14,6 +14,8 @@ from proxy.errors import BudgetExceeded, UpstreamError
 from proxy.query import Query
 from proxy.relay import Relay, relayable, sliceable
 from proxy.types import JSON, Tenant
+from proxy.upstream.group import Group
+from proxy.upstream.routing import Route
 from proxy.upstream.usage import prompt_bound
 from tests.bench import QUESTION, Bench, bench
 from tests.fake_upstream import Drop, FakeUpstream, Fault, Malformed, Reply
@@ -293,3 +295,8 @@ async def test_what_can_be_relayed_or_sliced_is_told_by_plan_and_deployment() ->
         assert relayable(silent.query("off"))
         assert not sliceable(silent.query("off"))
         assert not sliceable(bounded.query("off"))
+        # nobody knows which one a call goes to
+        both = Route("small", [Group((bounded.deployment, made.deployment))], clock=time.monotonic)
+        assert sliceable(replace(made.query("off"), route=both))
+        made.deployment.defaults = {"max_tokens": 9}
+        assert not sliceable(made.query("off"))

@@ -13,6 +13,7 @@ from proxy.scoring.agreement import AgreementScorer, agreement
 from proxy.scoring.judge import JudgeScorer
 from proxy.scoring.logprobs import LogprobScorer, lowest_group
 from proxy.types import JSON, Choice, Tenant
+from proxy.upstream.limits import Limits
 from proxy.upstream.routing import Route
 from tests.bench import Bench, bench
 from tests.fake.script import Script
@@ -66,6 +67,19 @@ async def test_log_probabilities_score_without_asking_anybody() -> None:
             scorer = LogprobScorer(judge(made))
             assert await scorer.score(made.purse(), ASK, choice, time.monotonic() + 1) == pytest.approx(exp(-0.2))
     assert upstream.calls == []
+
+
+async def test_each_form_that_the_judge_is_asked_in_counts_in_its_minute() -> None:
+    def refusing(call: Call) -> Reply | Fault:
+        newer = "max_completion_tokens" in call.body
+        return Reply(("6",)) if newer else Fault(400, "no", "invalid_request_error")
+
+    with FakeUpstream(refusing) as upstream:
+        async with bench(upstream.base_url) as made:
+            made.deployment.limits = limits = Limits(3, None, clock=time.monotonic)
+            assert await grade(made) == pytest.approx(6 / 9)
+            assert len(upstream.calls) == 3
+            assert limits.wait(0) > 0
 
 
 async def test_without_log_probabilities_the_judge_is_asked_and_without_a_judge_there_is_no_score() -> None:

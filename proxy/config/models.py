@@ -15,6 +15,7 @@ from pydantic import (
     ConfigDict,
     Discriminator,
     Field,
+    ModelWrapValidatorHandler,
     PositiveInt,
     Tag,
     ValidationInfo,
@@ -24,6 +25,7 @@ from pydantic import (
 
 from proxy import patterns
 from proxy.config.limits import LimitsConfig, Name, Section
+from proxy.config.litellm import UNUSED
 from proxy.types import (
     JSON,
     Activation,
@@ -521,7 +523,7 @@ class GeneralSettings(Section):
 
 
 class RouterSettings(Section):
-    """How calls go to deployments; the names are LiteLLM's."""
+    """How calls go to deployments; the names are LiteLLM's, whose others are accepted and have no effect."""
 
     fallbacks: tuple[dict[Name, tuple[Name, ...]], ...] = Field(
         default=(), description="[{model: [other, ...]}]: where its calls go when all deployments of a model fail"
@@ -535,6 +537,21 @@ class RouterSettings(Section):
     cooldown_time: Annotated[float, Field(ge=0, le=86_400, allow_inf_nan=False)] = Field(
         default=5.0, description="seconds that a deployment rests after one more, or a 429 without Retry-After"
     )
+
+    _unused: tuple[str, ...] = ()
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _leave_out(cls, data: Any, read: ModelWrapValidatorHandler["RouterSettings"]) -> "RouterSettings":  # noqa: ANN401 - any YAML value
+        unused = sorted(UNUSED & data.keys()) if isinstance(data, dict) else []
+        found = read({key: value for key, value in data.items() if key not in unused} if unused else data)
+        found._unused = tuple(unused)
+        return found
+
+    @property
+    def unused(self) -> tuple[str, ...]:
+        """The keys of LiteLLM's that stand here and have no effect."""
+        return self._unused
 
     def ways(self) -> dict[str, tuple[str, ...]]:
         """The fallbacks of each model that has some."""

@@ -72,6 +72,9 @@ def _parsed(path: Path) -> object:
     return {} if data is None else data
 
 
+_BOOL = "tag:yaml.org,2002:bool"
+
+
 class _Loader(yaml.SafeLoader):
     """YAML, where a key that stands twice is an error: the second would silently undo the first."""
 
@@ -83,6 +86,13 @@ class _Loader(yaml.SafeLoader):
                 raise ComposerError(None, None, f"the key {key.value!r} stands twice", key.start_mark)
             seen.add(str(key.value))
         return node
+
+
+# as in YAML 1.2 only true and false are booleans: `strategy: off` names a strategy
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag != _BOOL or first in "tTfF"]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
 
 
 def _once(pairs: list[tuple[str, Any]]) -> JSON:

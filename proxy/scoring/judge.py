@@ -9,14 +9,14 @@ from collections.abc import Callable
 from contextlib import aclosing
 
 from proxy.answers import question
-from proxy.errors import TallyError, UpstreamError
+from proxy.errors import BudgetExceeded, TallyError, UpstreamError
 from proxy.metering import Errand, Meter
 from proxy.purse import Purse
 from proxy.scoring.digits import expected_digit
 from proxy.scoring.grade import grade
 from proxy.scoring.shown import shown_answer, shown_instructions
 from proxy.types import JSON, Choice
-from proxy.upstream.group import Need, Place
+from proxy.upstream.need import Need, Place
 from proxy.upstream.routing import Route, Tour
 
 _ASK = (
@@ -65,8 +65,7 @@ class JudgeScorer:
 
     async def _asked(self, purse: Purse, ask: str, deadline: float) -> Choice | None:
         messages = [{"role": "user", "content": ask}]
-        need = Need({"messages": messages, "max_tokens": _MAX_TOKENS})
-        tour = Tour(self._find(), need, fits=purse.knows_price, deadline=deadline)
+        tour = Tour(self._find(), _need(messages), fits=purse.knows_price, deadline=deadline)
         while True:
             async with tour.stop() as place:
                 return await self._said(purse, place, messages, deadline)
@@ -83,6 +82,8 @@ class JudgeScorer:
             except UpstreamError as error:
                 if error.status not in _REFUSED:
                     raise
+                # the next one is a request of its own
+                place.taken = _need(messages).take(deployment, 1)
         else:
             # models that think take no temperature, and call the limit otherwise
             form = {"messages": messages, "max_completion_tokens": _MAX_TOKENS_THINKING}
@@ -98,10 +99,14 @@ class JudgeScorer:
             purse, place.deployment, body, Errand("judge"), choices=1, deadline=deadline, taken=place.taken
         ) as call:
             if not call.granted:
-                return None
+                raise BudgetExceeded("The budget does not hold the judge.")
             async with aclosing(call.choices(max(_LEAST_S, deadline - self._clock()))) as replies:
                 said = [reply async for reply in replies]
         return said[0] if said else None
+
+
+def _need(messages: list[JSON]) -> Need:
+    return Need({"messages": messages, "max_tokens": _MAX_TOKENS})
 
 
 def _ask(request: JSON, answer: str) -> str:

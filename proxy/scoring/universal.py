@@ -7,11 +7,11 @@ from hashlib import sha256
 
 from proxy.answers import question, visible_text
 from proxy.answers.central import LONGEST, shortened
-from proxy.errors import TallyError, UpstreamError
+from proxy.errors import BudgetExceeded, TallyError, UpstreamError
 from proxy.metering import Errand, Meter
 from proxy.purse import Purse
 from proxy.types import JSON, Choice
-from proxy.upstream.group import Need, Place
+from proxy.upstream.need import Need, Place
 from proxy.upstream.routing import Route, Tour
 
 MOST = 32
@@ -77,6 +77,8 @@ class Universal:
         except UpstreamError as error:
             if error.status not in _REFUSED:
                 raise
+        # the next one is a request of its own
+        place.taken = Need(request).take(place.deployment, 1)
         # some models take no temperature, and call the limit otherwise
         newer = {"messages": request["messages"], "max_completion_tokens": _MAX_TOKENS}
         return await self._call(purse, place, newer, deadline)
@@ -87,7 +89,9 @@ class Universal:
             purse, deployment, body, Errand("universal"), choices=1, deadline=deadline, taken=place.taken
         ) as call:
             left = min(deployment.timeout, deadline - self._clock())
-            if not call.granted or left <= 0:
+            if not call.granted:
+                raise BudgetExceeded("The budget does not hold the choice.")
+            if left <= 0:
                 return None
             async with aclosing(call.choices(left)) as replies:
                 return await anext(replies, None)

@@ -1,6 +1,7 @@
 """Which deployments serve a model name."""
 
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 
 from proxy.config import Config, LiteLLMParams, ModelEntry
@@ -60,6 +61,23 @@ def way(model: str, fallbacks: Mapping[str, Sequence[str]]) -> list[str]:
     return list(found)
 
 
+def labels(entries: Sequence[ModelEntry]) -> list[str]:
+    """What the ledger calls each entry: by its `model_name`, or one by one where several of a name have one `model`.
+
+    Such an entry goes by the `id` of its `model_info`, as LiteLLM has it, else by its place among those of its name,
+    as in `small#2`.
+    """
+    alike = Counter((entry.model_name, entry.litellm_params.model) for entry in entries)
+    places: Counter[str] = Counter()
+    found = []
+    for entry in entries:
+        places[entry.model_name] += 1
+        told = (entry.model_info.__pydantic_extra__ or {}).get("id")
+        own = str(told) if told else f"{entry.model_name}#{places[entry.model_name]}"
+        found.append(own if alike[entry.model_name, entry.litellm_params.model] > 1 else entry.model_name)
+    return found
+
+
 class Catalogue:
     """The models on offer. Without a `model_list`, any LiteLLM model name is one, made up when first asked for.
 
@@ -87,10 +105,10 @@ class Catalogue:
         self._unlisted: dict[str, Route] = {}
         self._entries: dict[str, ModelEntry] = {}
         listed: dict[str, list[Deployment]] = {}
-        for entry in config.model_list:
+        for entry, label in zip(config.model_list, labels(config.model_list), strict=True):
             self._entries.setdefault(entry.model_name, entry)
-            listed.setdefault(entry.model_name, []).append(self._deployment(entry))
-        groups = {name: Group(tuple(deployments)) for name, deployments in listed.items()}
+            listed.setdefault(entry.model_name, []).append(self._deployment(entry, label))
+        groups = {name: Group(tuple(deployments), clock) for name, deployments in listed.items()}
         self._listed = {
             name: self._route(name, [groups[each] for each in way(name, self._router.ways())]) for name in groups
         }
@@ -146,7 +164,7 @@ class Catalogue:
                 rates=prices.rates(model),
                 max_output=prices.max_output_tokens(model),
             )
-            found = self._unlisted[model] = self._route(model, [Group((deployment,))])
+            found = self._unlisted[model] = self._route(model, [Group((deployment,), self._clock)])
         return found
 
     def _route(self, model: str, groups: Sequence[Group]) -> Route:
@@ -170,7 +188,7 @@ class Catalogue:
                 raise NotFound(f"Nobody says where {provider}/{model} is served: it needs an api_base.", param="model")
         return Endpoint(provider, model, base.rstrip("/") if base else None, key, {})
 
-    def _deployment(self, entry: ModelEntry) -> Deployment:
+    def _deployment(self, entry: ModelEntry, label: str) -> Deployment:
         params, info = entry.litellm_params, entry.model_info
         provider, bare = provider_of(params, self._prices)
         endpoint = self._endpoint(provider, bare, params.api_base, params.api_key)
@@ -179,6 +197,7 @@ class Catalogue:
         headers = {key: rest.pop(key) for key in _HEADERS & rest.keys()} if direct else {}
         return Deployment(
             model_name=entry.model_name,
+            label=label,
             endpoint=Endpoint(provider, bare, endpoint.api_base, endpoint.api_key, headers if direct else rest),
             lane=self._lane(provider),
             rates=rates_of(params, self._prices),

@@ -1,16 +1,17 @@
 """What a configuration says of its models that cannot be done: known only with the price table and the environment."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Set
 from urllib.parse import urlsplit
 
 from proxy.config import Config, LiteLLMParams, ModelEntry
 from proxy.errors import ConfigError, Problem
 from proxy.upstream.asked import paid_apart
-from proxy.upstream.catalogue import BASE_VARIABLES, ROUTER, base_url, provider_of, rates_of
+from proxy.upstream.catalogue import BASE_VARIABLES, ROUTER, base_url, provider_of, rates_of, way
 from proxy.upstream.direct import PROVIDERS
 from proxy.upstream.entry import unbilled
 from proxy.upstream.prices import PriceMap
 
+_UNUSED = "has no effect here"
 _UNHONOURED = "is not honoured: num_retries of router_settings holds for every model"
 
 
@@ -30,6 +31,8 @@ def check_models(
         notes += [Problem(file, where, reason) for reason in _unpriced(config, entry, prices)]
         keys = sorted(ROUTER & entry.litellm_params.extra.keys())
         notes += [Problem(file, f"{where}.{key}", _UNHONOURED) for key in keys]
+    for section in ("router_settings", "litellm_settings"):
+        notes += [Problem(file, f"{section}.{key}", _UNUSED) for key in getattr(config, section).unused]
     if mistakes:
         raise ConfigError(mistakes)
     return tuple(notes)
@@ -37,7 +40,9 @@ def check_models(
 
 def _rewards(config: Config, entry: ModelEntry) -> bool:
     scorer = config.scaling.scorer
-    return scorer.kind == "reward" and scorer.model == entry.model_name
+    if scorer.kind != "reward" or scorer.model is None:
+        return False
+    return entry.model_name in way(scorer.model, config.router().ways())
 
 
 def _homeless(entry: ModelEntry, environ: Mapping[str, str], prices: Callable[[], PriceMap]) -> bool:
@@ -55,13 +60,7 @@ def _needs_base(entry: ModelEntry, prices: Callable[[], PriceMap]) -> str:
 
 
 def _unpriced(config: Config, entry: ModelEntry, prices: Callable[[], PriceMap]) -> Iterator[str]:
-    """Whom the missing price of a model keeps from it; a note, for others may use the model all the same."""
-    limited = [
-        repr(tenant.name)
-        for tenant in config.tenants
-        if (tenant.max_budget is not None or tenant.max_cost_usd is not None)
-        and (tenant.models is None or entry.model_name in tenant.models)
-    ]
+    """Whom what is not known of an entry's price keeps from it; a note, for others may use it all the same."""
     params = entry.litellm_params
     rates = rates_of(params, prices)
     uplift = prices().uplift(params.model, _region(params)) if params.input_cost_per_token is None else None
@@ -70,20 +69,44 @@ def _unpriced(config: Config, entry: ModelEntry, prices: Callable[[], PriceMap])
             f"{params.model} costs {uplift} times its list price there, which is not added: give its prices, beginning "
             "with input_cost_per_token and output_cost_per_token"
         )
-    if not limited:
-        return
     if rates is None:
-        more = unbilled(params.prices) + (prices().obstacles(params.model) if not params.prices else [])
-        why = f" (its calls cost more than their tokens: {', '.join(more)})" if more else ""
-        yield (
-            f"the price of {params.model} is not known{why}, so {', '.join(limited)}, limited in money, will "
-            "be refused it: give input_cost_per_token and output_cost_per_token"
-        )
-    elif not rates.free and (field := paid_apart(params.extra, rates)) is not None:
-        yield f"what {field} costs is not known, so {', '.join(limited)}, limited in money, will be refused"
+        yield from _unknown(config, entry, prices)
+        return
+    limited, field = _limited(config, {entry.model_name}), paid_apart(params.extra, rates)
+    if limited and field is not None and not rates.free:
+        yield f"what {field} costs is not known, so {limited}, limited in money, will be refused"
+
+
+def _unknown(config: Config, entry: ModelEntry, prices: Callable[[], PriceMap]) -> Iterator[str]:
+    name, ways, params = entry.model_name, config.router().ways(), entry.litellm_params
+    more = unbilled(params.prices) + (prices().obstacles(params.model) if not params.prices else [])
+    why = f" (its calls cost more than their tokens: {', '.join(more)})" if more else ""
+    said = f"the price of {params.model} is not known{why}, so"
+    cure = "give input_cost_per_token and output_cost_per_token"
+    if limited := _limited(config, {name}):
+        kept = "go to its other deployments" if _priced(config, name, prices) else "will be refused it"
+        yield f"{said} {limited}, limited in money, {kept}: {cure}"
+    if limited := _limited(config, {other for other in ways if other != name and name in way(other, ways)}):
+        yield f"{said} it is no fallback for {limited}, limited in money: {cure}"
 
 
 def _region(params: LiteLLMParams) -> str:
     """Where the provider is to process the calls: OpenAI's hosts of a region, or Vertex AI's location."""
     host = (urlsplit(params.api_base or "").hostname or "").removesuffix(".api.openai.com")
     return host if host in ("eu", "us") else str(params.extra.get("vertex_location") or "")
+
+
+def _priced(config: Config, name: str, prices: Callable[[], PriceMap]) -> bool:
+    """Whether any entry of a name has a known price."""
+    alike = (entry for entry in config.model_list if entry.model_name == name)
+    return any(rates_of(entry.litellm_params, prices) is not None for entry in alike)
+
+
+def _limited(config: Config, names: Set[str]) -> str:
+    """The tenants that are limited in money and may use one of the models of these names."""
+    return ", ".join(
+        repr(tenant.name)
+        for tenant in config.tenants
+        if (tenant.tenant().limits_money or tenant.max_cost_usd is not None)
+        and not names.isdisjoint(names if tenant.models is None else tenant.models)
+    )

@@ -26,7 +26,7 @@ class Deployment:
     to have at most. `streams` and `gives_logprobs` turn false where it refuses them (`has_streamed`: it did stream).
     `limit` is how many calls it takes at once, of which `calls` are going on now; it is called in proportion to its
     `weight`, and `turn` is when it is next. `limits` are those of a minute (None: there are none), `health` is how it
-    has fared (None: nobody looks).
+    has fared (None: nobody looks). `label` is its name in the ledger, where that is not the model's.
     """
 
     model_name: str
@@ -52,7 +52,13 @@ class Deployment:
     told_per_choice: bool = False
     has_streamed: bool = False
     prompt_share: float = 0.0
+    label: str = ""
     _full: int = 0
+
+    @property
+    def name(self) -> str:
+        """What the ledger calls it."""
+        return self.label or self.model_name
 
     @property
     def rest(self) -> float:

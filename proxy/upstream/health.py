@@ -2,6 +2,7 @@
 
 from collections import deque
 from collections.abc import Callable
+from math import inf
 
 from proxy.errors import TallyError, UpstreamError
 from proxy.upstream.limits import MINUTE_S
@@ -15,6 +16,13 @@ _ELSEWHERE = frozenset({401, 403, 408, 429})
 def may_pass_elsewhere(error: TallyError) -> bool:
     """Whether a call that failed with `error` may go well with another deployment: the request is not what is wrong."""
     return isinstance(error, UpstreamError) and (error.status in _ELSEWHERE or error.status >= 500)
+
+
+def over_in(error: TallyError) -> float:
+    """Seconds until what went wrong may be over: as it says, else 0; never, where the operator must mend it."""
+    if not may_pass_elsewhere(error) or error.status in (401, 403):
+        return inf
+    return error.retry_after or 0.0
 
 
 class Health:
@@ -47,6 +55,8 @@ class Health:
         self._fails.append(now)
         if len(self._fails) > self._allowed and now - self._fails[0] < MINUTE_S:
             self._cool(now, self._cooldown_s)
+            # what it is given a rest for is done with: else each further failure would be one more rest
+            self._fails.clear()
 
     def _cool(self, now: float, seconds: float) -> None:
         self._back = max(self._back, now + seconds)

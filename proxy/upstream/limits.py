@@ -19,7 +19,7 @@ class Taken:
     def correct(self, tokens: int) -> None:
         """Put what was really used in place of what was reserved; nothing happens once its minute is over."""
         if self._limits is not None:
-            self._limits.used += tokens - self.tokens
+            self._limits.correct(tokens - self.tokens)
         self.tokens = tokens
 
     def undo(self) -> None:
@@ -45,6 +45,7 @@ class Limits:
         self._tpm = tpm
         self._clock = clock
         self._minute: deque[Taken] = deque()
+        self._room_at: dict[int, float] = {}
 
     def wait(self, tokens: int) -> float:
         """Seconds until there is room for one more request of so many tokens, if nobody else comes; 0: now."""
@@ -52,17 +53,18 @@ class Limits:
         until = now
         if self._rpm is not None and len(self._minute) >= self._rpm:
             until = self._minute[len(self._minute) - self._rpm].at + MINUTE_S
-        over = 0 if self._tpm is None else self.used + min(tokens, self._tpm) - self._tpm
-        for taken in self._minute:
-            if over <= 0:
-                break
-            over -= taken.tokens
-            until = max(until, taken.at + MINUTE_S)
+        over = self._over(tokens)
+        if over > 0:
+            # many ask while nothing changes, and a minute may hold thousands
+            if over not in self._room_at:
+                self._room_at[over] = self._free_at(over)
+            until = max(until, self._room_at[over])
         return until - now
 
     def fit(self, base: int, each: int, most: int) -> int:
         """How many of `most` choices there is room for now, in one request of `base` tokens and `each` a choice."""
-        if self.wait(base + each) > 0:
+        self._now()
+        if self._over(base + each) > 0 or (self._rpm is not None and len(self._minute) >= self._rpm):
             return 0
         if self._tpm is None or not each:
             return most
@@ -72,13 +74,30 @@ class Limits:
         """Count a request that begins now."""
         taken = Taken(self, self._now(), tokens)
         self._minute.append(taken)
-        self.used += tokens
+        self.correct(tokens)
         return taken
+
+    def correct(self, tokens: int) -> None:
+        """Count so many tokens more, or less."""
+        self.used += tokens
+        self._room_at.clear()
 
     def undo(self, taken: Taken) -> None:
         """Forget a request that was not sent."""
         self._minute.remove(taken)
         self._drop(taken)
+
+    def _over(self, tokens: int) -> int:
+        """Tokens that must leave the minute before a request of so many has room."""
+        return 0 if self._tpm is None else self.used + min(tokens, self._tpm) - self._tpm
+
+    def _free_at(self, tokens: int) -> float:
+        """When so many tokens of the minute are over."""
+        for taken in self._minute:
+            tokens -= taken.tokens
+            if tokens <= 0:
+                return taken.at + MINUTE_S
+        return self._minute[-1].at + MINUTE_S
 
     def _now(self) -> float:
         """The time, once what is older than a minute is left out."""
@@ -88,5 +107,5 @@ class Limits:
         return now
 
     def _drop(self, taken: Taken) -> None:
-        self.used -= taken.tokens
+        self.correct(-taken.tokens)
         taken.forget()

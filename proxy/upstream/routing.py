@@ -1,13 +1,15 @@
 """Where the calls for a model go: its own deployments, and then those of its fallbacks."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
+from itertools import islice
 
-from proxy.errors import RateLimited, TallyError, UpstreamError, UpstreamTimeout
+from proxy.errors import BudgetExceeded, RateLimited, TallyError, UpstreamError, UpstreamTimeout
 from proxy.upstream.deployment import Deployment
-from proxy.upstream.group import Group, Need, Place
-from proxy.upstream.health import may_pass_elsewhere
+from proxy.upstream.group import Group
+from proxy.upstream.health import may_pass_elsewhere, over_in
+from proxy.upstream.need import Need, Place
 
 RETRIES = 2
 """How often a call is tried again, as with LiteLLM, unless the configuration says otherwise."""
@@ -60,9 +62,10 @@ class Tour:
                 return await call(place.deployment)
 
     An error that may pass elsewhere is kept while there is another deployment to go to; each is tried once, those that
-    rest after failures only where nothing else is there. What becomes of the last is raised; a fallback's trouble is
-    not the client's, who gets the model's own error. `fits` says which deployments may be asked at all. `deadline` is
-    on the route's clock; the `patient` wait for a place beyond it, for somebody else keeps their time.
+    rest after failures only where nothing else is there. What cannot be paid at one of the model's own is asked of
+    those of them that cost otherwise. In the end the model's own error is raised, of several the one that may be over
+    first; a fallback's trouble is not the client's. `fits` says which deployments may be asked at all. `deadline` is on
+    the route's clock; the `patient` wait for a place beyond it, for somebody else keeps their time.
     """
 
     def __init__(
@@ -74,7 +77,6 @@ class Tour:
         self._deadline = deadline
         self._patient = patient
         self._tried: set[Deployment] = set()
-        self._own_tried = False
         self._error: TallyError | None = None
         self._stays = False
 
@@ -94,10 +96,11 @@ class Tour:
         try:
             yield place
         except TallyError as error:
-            if not self._goes_on(place.deployment, error):
-                if self._error is None or self._error is error:
-                    raise
-                raise self._error from error
+            if self._goes_on(place.deployment, error):
+                return
+            if self._error is None or self._error is error:
+                raise
+            raise self._error from error
         finally:
             group.leave(place)
 
@@ -108,22 +111,22 @@ class Tour:
         if isinstance(error, UpstreamError) and elsewhere and self._left() > 0:
             # a call that was given too little time says nothing of its deployment
             deployment.failed(error)
-        if own or self._error is None or self._stays:
-            self._error = error
         self._tried.add(deployment)
-        self._own_tried |= own
-        return not self._stays and (elsewhere or not own) and bool(self._stages())
+        dear = isinstance(error, BudgetExceeded)
+        if dear:
+            self._tried.update(each for each in self._everyone() if each.rates == deployment.rates)
+        if self._stays or (own and not elsewhere and not dear):
+            self._error = error
+            return False
+        if own and (self._error is None or over_in(error) <= over_in(self._error)):
+            self._error = error
+        # what is too dear at a model's own price is nothing for its fallbacks
+        return bool(self._left_of(self._route.groups[0])) if own and dear else bool(self._stages())
 
     def _stages(self) -> list[_Stage]:
         """The deployments that can be tried yet, by group."""
-        stages = [
-            (
-                group,
-                [each for each in group.deployments if each not in self._tried and not each.rest and self._fit(each)],
-            )
-            for group in self._route.groups
-        ]
-        return [stage for stage in stages if stage[1]] or self._resting()
+        stages = [(group, self._left_of(group)) for group in self._route.groups]
+        return [stage for stage in stages if any(not each.rest for each in stage[1])] or self._resting(stages)
 
     def _next(self) -> _Stage:
         # where none fits, whatever the model has: the call itself says what is wrong with that
@@ -135,13 +138,16 @@ class Tour:
                     return stage
         raise self._full(min(waits))
 
-    def _resting(self) -> list[_Stage]:
-        """Where all others rest or have failed, and none of the model's own was asked: the first that is back."""
-        for group in () if self._own_tried else self._route.groups:
-            left = [each for each in group.deployments if each not in self._tried and self._fit(each)]
-            if left:
-                return [(group, [min(left, key=lambda each: each.rest)])]
-        return []
+    def _resting(self, stages: Sequence[_Stage]) -> list[_Stage]:
+        """Where all that are left rest: the first that is back, of the model's own if there is one."""
+        resting = ((group, [min(left, key=lambda each: each.rest)]) for group, left in stages if left)
+        return list(islice(resting, 1))
+
+    def _left_of(self, group: Group) -> list[Deployment]:
+        return [each for each in group.deployments if each not in self._tried and self._fit(each)]
+
+    def _everyone(self) -> Iterator[Deployment]:
+        return (deployment for group in self._route.groups for deployment in group.deployments)
 
     async def _place(self, group: Group, among: Sequence[Deployment]) -> Place:
         place = group.at_once(self.need, among)
@@ -155,11 +161,12 @@ class Tour:
             if wait > 0:
                 raise self._full(wait) from None
             if not self._patient:
-                raise UpstreamTimeout("no place was free before the deadline", sent=False) from None
+                late = UpstreamTimeout("no place was free before the deadline", sent=False)
+                raise self._error or late from None
         return await group.enter(self.need, among)
 
     def _full(self, wait: float) -> TallyError:
-        """What is told where every limit is used up: what went wrong before, else when to come back."""
+        """What is told where every limit is used up: what went wrong with the model itself, else when to come back."""
         message = f"The model {self._route.model!r} takes no more in this minute."
         return self._error or RateLimited(message, retry_after=wait)
 

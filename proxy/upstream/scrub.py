@@ -14,8 +14,16 @@ _HIDDEN = "***"
 _SHORT = 8
 _NAMED = re.compile(r"key|secret|token|password|credential", re.IGNORECASE)
 _MASKED = re.compile(r"(?<![\w-])([\w-]*+)(?:\*{2,}|\.{2,}|…)([\w-]*)")
+_SHOWN_START = 8
+"""Characters of a key's unmasked beginning that may be no word of another text."""
 _WORD = re.compile(r"(?<![\w-])[\w-]{4,}+")
 _IP = re.compile(r"\b(?:https?://)?(?:\d{1,3}\.){3}\d{1,3}\b(?::\d+)?(?:/[^\s'\"<>]*[\w/])?")
+_IP6 = re.compile(
+    r"(?:https?://)?\[?(?<![\w:])(?:f[cd][0-9a-f]{2}|fe[89ab][0-9a-f])(?::[0-9a-f]{0,4}){2,7}(?:%\w+)?\]?(?::\d+)?"
+    r"(?:/[^\s'\"<>]*[\w/])?",
+    re.IGNORECASE,
+)
+"""Private ones: others have the look of much else."""
 _PORT = re.compile(r"(\*{3}(?::|['\"], )|\bport[ =:]{1,3})\d+\b", re.IGNORECASE)
 
 
@@ -57,7 +65,8 @@ def _without_key(text: str, key: str) -> str:
 
     def part(found: re.Match[str]) -> str:
         word = found[0]
-        return _HIDDEN if key.startswith(word) or key.endswith(word) else word
+        start = len(word) >= _SHOWN_START and key.startswith(word)
+        return _HIDDEN if start or key.endswith(word) else word
 
     return _WORD.sub(part, _MASKED.sub(masked, text.replace(key, _HIDDEN)))
 
@@ -65,6 +74,10 @@ def _without_key(text: str, key: str) -> str:
 def _without_address(text: str, base: str | None) -> str:
     host = urlsplit(base).hostname if base else None
     if host:
-        own = rf"(?:https?://)?(?<![\w.-])\[?{re.escape(host)}\]?(?![\w-])(?::\d+)?(?:/[^\s'\"<>]*[\w/])?"
+        name = rf"(?<![\w.-])\[?{re.escape(host)}\]?(?![\w-])"
+        if not re.search(r"[.:]", host):
+            # such a name may be a word of the text: it is an address only beside a scheme or a port
+            name = rf"(?:(?<=://){name}|{name}(?=:\d|['\"], \d))"
+        own = rf"(?:https?://)?{name}(?::\d+)?(?:/[^\s'\"<>]*[\w/])?"
         text = re.sub(own, _HIDDEN, text, flags=re.IGNORECASE)
-    return _PORT.sub(rf"\1{_HIDDEN}", _IP.sub(_HIDDEN, text))
+    return _PORT.sub(rf"\1{_HIDDEN}", _IP6.sub(_HIDDEN, _IP.sub(_HIDDEN, text)))

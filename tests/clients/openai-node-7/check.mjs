@@ -1,0 +1,1 @@
+../openai-node-6/check.mjs

@@ -1,0 +1,5 @@
+"""What the official Python client, 3.x, sees of tally."""
+
+from openai_checks import run
+
+run("openai-python-3")
