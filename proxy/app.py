@@ -195,7 +195,8 @@ class Tally:
             number=count().__next__,
         )
         chat, completions = ChatEndpoint(services), ChatEndpoint(services, legacy)
-        responses, unstored = ChatEndpoint(services, Responses(wall_clock)), Unstored(new_id)
+        answered = Responses(wall_clock, max_messages=settings.max_messages)
+        responses, unstored = ChatEndpoint(services, answered), Unstored(door)
         passed = {path: PassthroughEndpoint(path, services, meter, self._ledger) for path in PATHS}
         feedback = FeedbackEndpoint(door, self._feedback)
         models = ModelsEndpoint(door, self._catalogue, created=int(wall_clock()))

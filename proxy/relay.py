@@ -219,7 +219,9 @@ def _as_chunk(payload: JSON) -> JSON:
     for choice in payload["choices"]:
         delta = dict(choice["message"])
         if delta.get("tool_calls"):
-            delta["tool_calls"] = [{"index": index, **call} for index, call in enumerate(delta["tool_calls"])]
+            delta["tool_calls"] = [
+                {"index": index, **call} | {"index": index} for index, call in enumerate(delta["tool_calls"])
+            ]
         choices.append({**{key: value for key, value in choice.items() if key != "message"}, "delta": delta})
     return {**payload, "object": "chat.completion.chunk", "choices": choices}
 

@@ -1,6 +1,7 @@
 """Chunks of a streamed call, put together, are the completion that was cut into them."""
 
 from contextlib import suppress
+from copy import deepcopy
 from typing import Any
 
 import pytest
@@ -164,6 +165,68 @@ def test_calls_of_every_kind_count_by_what_was_generated(called: JSON) -> None:
     (choice,) = [assembler.feed(chunk(called)), assembler.feed(chunk({}, finish="stop"))][1]
     assert assembler.sizes() == [3]
     assert choice.message["content"] is None
+
+
+def called(index: int, arguments: str, **more: Any) -> JSON:
+    return {"index": index, "function": {"arguments": arguments, **more.pop("function", {})}, **more}
+
+
+def assembled(*pieces: JSON) -> list[tuple[Any, ...]]:
+    """The id, name and arguments of each call that these pieces make."""
+    assembler = Assembler()
+    for piece in pieces:
+        assembler.feed(chunk({"tool_calls": [piece]}))
+    (choice,) = assembler.feed(chunk({}, finish="tool_calls"))
+    assert not any("index" in call for call in choice.message["tool_calls"])
+    return [(call.get("id"), call["function"].get("name"), call["function"]["arguments"])
+            for call in choice.message["tool_calls"]]  # fmt: skip
+
+
+def test_a_piece_with_an_id_of_its_own_begins_a_call_even_at_an_index_that_is_taken() -> None:
+    pieces = [
+        called(0, "{", id="a", function={"name": "f"}),
+        called(0, "}"),
+        called(0, "[", id="b", function={"name": "g"}),
+        called(0, "]", id="b"),
+    ]
+    assert assembled(*pieces) == [("a", "f", "{}"), ("b", "g", "[]")]
+
+
+def test_a_name_and_an_id_may_come_late_and_an_empty_one_takes_nothing_back() -> None:
+    pieces = [
+        called(0, "{"),
+        called(0, "", id="a"),
+        called(0, "", function={"name": "f"}),
+        called(0, "}", id="", function={"name": ""}),
+    ]
+    assert assembled(*pieces) == [("a", "f", "{}")]
+
+
+def test_calls_stand_in_the_order_of_their_indices() -> None:
+    pieces = [called(7, "{}", id="c"), called(2, "[", id="a"), called(2, "]"), called(2, "{}", id="b")]
+    assert [call[0] for call in assembled(*pieces)] == ["a", "b", "c"]
+
+
+def test_a_chunk_that_is_taken_stays_as_it_was() -> None:
+    pieces = [called(0, "{", extra={"a": "b"}), called(0, "}", extra={"a": "c"})]
+    payloads = [
+        chunk({"tool_calls": pieces, "extra": {"a": "b"}}, logprobs={"content": [{"token": "x"}]}),
+        chunk({"tool_calls": pieces, "extra": {"a": "c"}}, logprobs={"content": [{"token": "y"}]}),
+    ]
+    before = deepcopy(payloads)
+    assembler = Assembler()
+    for payload in payloads:
+        assembler.feed(payload)
+    assembler.cut()
+    assert payloads == before
+
+
+def test_a_delta_that_is_too_deep_is_malformed() -> None:
+    deep: JSON = {}
+    for _ in range(2000):
+        deep = {"a": deep}
+    with pytest.raises(UpstreamMalformed):
+        Assembler().feed(chunk({"extra": deep}))
 
 
 JUNK = st.recursive(

@@ -337,7 +337,7 @@ def test_any_request_is_one_message_or_a_refusal_that_names_a_field(body: JSON) 
     )
 )
 def test_whatever_a_provider_says_in_a_choice_has_the_legacy_shape(choice: JSON) -> None:
-    reply = legacy({"model": "small", "prompt": "x"}).told(Served({}, json.dumps({"choices": [choice]}).encode()))
+    reply = legacy({"model": "small", "prompt": "x"}).told(Served({}, json.dumps({"choices": [choice]}).encode()), "1")
     (shaped,) = json.loads(reply.body)["choices"]
     assert isinstance(shaped["text"], str)
     assert shaped.keys() == {"text", "index", "logprobs", "finish_reason"}

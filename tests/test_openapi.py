@@ -18,12 +18,15 @@ import schemathesis
 from hypothesis import HealthCheck, Phase, given, settings
 from schemathesis import Case, GenerationMode
 from schemathesis.specs.openapi import checks
+from starlette.routing import Route
 
 from proxy import __version__
 from proxy.api.openapi import document
+from proxy.app import Tally
+from proxy.config import parse_config
 from proxy.types import JSON
 from tests.fake_upstream import Call, Fault, InOrder, Plain, Reply
-from tests.served import KEY, MASTER_KEY, RATES
+from tests.served import KEY, MASTER_KEY, RATES, configuration
 from tests.staged import ASK, Stage, staged
 
 CASES = int(os.environ.get("TALLY_SCHEMA_CASES", "200"))
@@ -68,6 +71,10 @@ CHAT_PARTS = 3
 """What OpenAI's chats get of each strategy."""
 
 ALL = 2 * (sum(PARTS.values()) + 3 * CHAT_PARTS)
+PREFIX = "/{strategy}"
+UNTOLD = {"/openapi.json", "/v1/responses/{rest:path}"}
+"""What is served and not told: the document itself, and what refuses whatever is asked."""
+
 ADMIN = ("/key/", "/team/", "/spend/", "/global/")
 NAMING = {path for path in PARTS if path.startswith(ADMIN)} - {"/key/generate", "/key/list", "/team/new"}
 UNKNOWN = {"/v1/feedback", "/v1/models/{model}"} | NAMING
@@ -122,8 +129,30 @@ def test_every_schema_in_the_document_is_a_json_schema() -> None:
         jsonschema_rs.validator_for({"$ref": SCHEMAS + name, "components": told["components"]})
 
 
-def test_the_document_tells_of_every_path_that_is_served() -> None:
-    assert document()["paths"].keys() == PARTS.keys()
+async def routes(folder: Path) -> dict[str, set[str]]:
+    """The methods of every path of the running application, but for HEAD."""
+    app = Tally(parse_config(configuration("http://127.0.0.1:9/v1", folder), "test", {}), environ={}).application()
+    found: dict[str, set[str]] = {}
+    async with app.router.lifespan_context(app):
+        for route in app.routes:
+            assert isinstance(route, Route)
+            found.setdefault(route.path, set()).update((route.methods or set()) - {"HEAD"})
+    return found
+
+
+@pytest.mark.anyio
+async def test_the_document_tells_of_every_path_that_is_served(tmp_path: Path) -> None:
+    served = await routes(tmp_path)
+    plain = {path: methods for path, methods in served.items() if not path.startswith(PREFIX)}
+    assert plain.keys() >= UNTOLD
+    told = {
+        path: {method.upper() for method in operations if method != "servers"}
+        for path, operations in document()["paths"].items()
+    }
+    assert {path.replace(":path}", "}"): plain[path] for path in plain.keys() - UNTOLD} == told
+    watched = {path for path, operations in document()["paths"].items() if "servers" in operations}
+    assert served.keys() - plain.keys() == {PREFIX + path for path in plain.keys() - watched - {"/openapi.json"}}
+    assert told.keys() == PARTS.keys()
 
 
 def test_a_status_of_its_own_for_a_spent_budget_is_told() -> None:

@@ -117,3 +117,17 @@ def test_headers_have_a_confidence_only_after_a_vote() -> None:
         "x-tally-confidence": "0.8750",
     }
     assert "x-tally-confidence" not in tally_headers(found(message, confidence=None))
+
+
+def test_calls_are_numbered_whatever_index_their_provider_gave_them() -> None:
+    calls = [{"index": 0, "id": name, "type": "function", "function": {"name": name}} for name in "ab"]
+    plan = Plan(TENANT, "small", Strategy("off"), stream=True)
+    told = b"".join(chunks(found({"role": "assistant", "tool_calls": calls}), plan, {}, HEAD)).decode()
+    deltas = [json.loads(line[6:]) for line in told.splitlines() if line.startswith("data: {")]
+    numbered = [
+        (call["index"], call["id"])
+        for chunk in deltas
+        for choice in chunk["choices"]
+        for call in choice["delta"].get("tool_calls", ())
+    ]
+    assert numbered == [(0, "a"), (1, "b")]

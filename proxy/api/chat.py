@@ -67,7 +67,7 @@ class ChatEndpoint:
         make = work.relayed if relayable(query) else work.scaled
 
         async def told() -> Reply:
-            return spoken.told(await make())
+            return spoken.told(await make(), identity)
 
         self._services.metrics.in_flight.inc()
         return Served(

@@ -15,10 +15,9 @@ import orjson
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt
 
 from proxy.api import render
-from proxy.api.dialect import Spoken
+from proxy.api.dialect import Spoken, unsupported
 from proxy.api.serving import Reply
 from proxy.api.wire import validated
-from proxy.errors import RequestInvalid
 from proxy.types import JSON, Choice
 from proxy.upstream import sse
 
@@ -31,7 +30,6 @@ _OF_CHATS = (
 )
 _CHAT_ID, _ID = "chatcmpl-", "cmpl-"
 _CALLED = ("tool_calls", "function_call")
-_EVENT = b"data: "
 
 
 class CompletionRequest(BaseModel):
@@ -68,24 +66,20 @@ def _prompt(prompt: str | list[Any]) -> str:
     if len(prompt) == 1 and isinstance(prompt[0], str):
         return prompt[0]
     if prompt and all(isinstance(each, str) for each in prompt):
-        raise _unsupported("prompt", "one prompt a request; send several as requests of their own")
-    raise _unsupported("prompt", "a text, or a list of one text; tokens are not taken")
+        raise unsupported("prompt", "one prompt a request; send several as requests of their own")
+    raise unsupported("prompt", "a text, or a list of one text; tokens are not taken")
 
 
 def _check(request: CompletionRequest, body: JSON) -> None:
     for name in _OF_CHATS:
         if body.get(name) is not None:
-            raise _unsupported(name, "not a field of completions; use /v1/chat/completions")
+            raise unsupported(name, "not a field of completions; use /v1/chat/completions")
     if request.suffix:
-        raise _unsupported("suffix", "text cannot be put in before a suffix; leave it out")
+        raise unsupported("suffix", "text cannot be put in before a suffix; leave it out")
     if request.best_of is not None and request.best_of != (body.get("n") or 1):
-        raise _unsupported("best_of", "use tally.samples with tally.strategy best_of_n")
+        raise unsupported("best_of", "use tally.samples with tally.strategy best_of_n")
     if request.echo and request.logprobs is not None:
-        raise _unsupported("echo", "the prompt's own logprobs are not known; leave out echo or logprobs")
-
-
-def _unsupported(param: str, reason: str) -> RequestInvalid:
-    return RequestInvalid(f"{param}: {reason}.", param=param, code="unsupported_value")
+        raise unsupported("echo", "the prompt's own logprobs are not known; leave out echo or logprobs")
 
 
 class _Legacy:
@@ -96,7 +90,7 @@ class _Legacy:
         self._top = logprobs or 0
         self._lengths: dict[int, int] = {}
 
-    def told(self, reply: Reply) -> Reply:
+    def told(self, reply: Reply, _identity: str) -> Reply:
         """The same reply as a text completion, whole or as a stream."""
         if reply.events is not None:
             return replace(reply, events=self._events(reply.events))
@@ -104,11 +98,12 @@ class _Legacy:
 
     async def _events(self, events: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
         async with aclosing(events):
-            async for event in events:
-                if event == sse.END or not event.startswith(_EVENT):
-                    yield event
+            async for item in events:
+                data = sse.data(item)
+                if data is None or item == sse.END:
+                    yield item
                     continue
-                chunk = orjson.loads(event.removeprefix(_EVENT))
+                chunk = orjson.loads(data)
                 shaped = self._shaped(chunk) if "choices" in chunk else chunk
                 # the role, or reasoning: nothing to show, and still a sign of life that opens the stream
                 yield render.PING if _empty(shaped) else render.event(shaped)

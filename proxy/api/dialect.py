@@ -12,11 +12,12 @@ from proxy.types import JSON
 class Spoken:
     """One request: `asked` is the chat request that it means, `told` puts a chat's reply into the endpoint's shape.
 
+    `told` is given the request's own id, too, which is in every id of the reply.
     `broke` is how the endpoint tells, in a stream that is open, that there will be no more of it.
     """
 
     asked: JSON
-    told: Callable[[Reply], Reply]
+    told: Callable[[Reply, str], Reply]
     broke: Callable[[TallyError], bytes] = error_event
 
 
@@ -26,7 +27,7 @@ Dialect = Callable[[JSON], Spoken]
 
 def chat(body: JSON) -> Spoken:
     """`/v1/chat/completions` itself: nothing is changed."""
-    return Spoken(body, lambda reply: reply)
+    return Spoken(body, lambda reply, _identity: reply)
 
 
 def invalid(param: str, reason: str) -> RequestInvalid:

@@ -210,7 +210,7 @@ def _passed_request(common: JSON, path: str) -> JSON:
 def _described(operation: _Operation, budget_status: int) -> JSON:
     content = {_JSON: {"schema": _ref(operation.told)}}
     if operation.streamed is not None:
-        # as in OpenAI's own document: of each event's data, until [DONE]
+        # as in OpenAI's own document: of each event's data, but for the [DONE] of chats
         content[_STREAM] = {"schema": _ref(operation.streamed)}
     headers = {name: {"$ref": f"#/components/headers/{name}"} for name in operation.headers}
     statuses = [str(budget_status if status == _BUDGET else status) for status in sorted(operation.statuses)]

@@ -76,7 +76,10 @@ def _deltas(index: int, choice: Choice, *, logprobs: bool) -> Iterator[JSON]:
     }
     said = {key: value for key, value in choice.message.items() if key != "role" and value is not None}
     if isinstance(said.get("tool_calls"), list):
-        said["tool_calls"] = [{"index": place, **call} for place, call in enumerate(said["tool_calls"])]
+        # some providers give every call the index 0, also in a whole message
+        said["tool_calls"] = [
+            {"index": place, **call} | {"index": place} for place, call in enumerate(said["tool_calls"])
+        ]
     yield _delta(index, role)
     yield {**_delta(index, said), "logprobs": choice.logprobs if logprobs else None}
     yield _delta(index, {}, choice.finish_reason)

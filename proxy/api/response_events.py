@@ -5,17 +5,21 @@ from typing import TypeVar
 
 import orjson
 
-from proxy.api.response_output import Call, CustomCall, Item, Message, Reasoning, Status
+from proxy.api.response_output import Call, CustomCall, Item, Message, Reasoning
+from proxy.api.response_parts import citations, logprobs, usage
 from proxy.api.wire import envelope
 from proxy.errors import TallyError
 from proxy.types import JSON, Choice
 from proxy.upstream import sse
-from proxy.upstream.usage import told
 
 _CUT = {"length": "max_output_tokens", "content_filter": "content_filter"}
 _TIERS = ("auto", "default", "flex", "scale", "priority", "fast")
 _THOUGHTS = ("reasoning_content", "reasoning")
+_FORMS = ("custom", "function")
 _RATE_LIMITED = 429
+_BROKEN = "error"
+# how far back the beginning of what a piece goes on with is looked for
+_PIECED = 1024
 
 _Said = TypeVar("_Said", Message, Reasoning)
 
@@ -30,6 +34,7 @@ class Growing:
     """A response in the making: `identity` is in every id of it, `head` is what the request itself says of it.
 
     `wall` is seconds since 1970. An item ends when another one begins, but for calls that are not whole by then.
+    A call begins when its name is known.
     """
 
     def __init__(self, head: JSON, wall: Callable[[], float]) -> None:
@@ -38,8 +43,9 @@ class Growing:
         self._wall = wall
         self._items: list[Item] = []
         self._open: list[Item] = []
-        self._calls: dict[int, Call] = {}
+        self._calls: list[tuple[int | None, Call]] = []
         self._ahead: list[JSON] = []
+        self._cited: list[JSON] = []
         self._finish = ""
         self._usage: JSON | None = None
         self._number = 0
@@ -61,12 +67,15 @@ class Growing:
     def end(self) -> Iterator[JSON]:
         """The events of its end."""
         yield from self._start()
-        if not self._items:
-            yield from map(self._numbered, self._say("", []))
-        status: Status = "incomplete" if self._finish in _CUT else "completed"
+        yield from map(self._numbered, self._held())
+        whole = self._finish != _BROKEN and self._finish not in _CUT
         for item in self._open:
-            yield from map(self._numbered, item.end(status))
-        yield self._numbered({"type": f"response.{status}", "response": self.shown(status)})
+            yield from map(self._numbered, item.end("completed" if whole else "incomplete"))
+        if self._finish == _BROKEN:
+            yield self._failed("server_error", "The provider ended its reply with an error.")
+        else:
+            status = "completed" if whole else "incomplete"
+            yield self._numbered({"type": f"response.{status}", "response": self.shown(status)})
 
     def fail(self, error: TallyError) -> Iterator[JSON]:
         """The events of an error that ends the stream."""
@@ -77,8 +86,7 @@ class Growing:
             for item in self._open:
                 item.status = "incomplete"
             code = "rate_limit_exceeded" if error.status == _RATE_LIMITED else "server_error"
-            failed = {**self.shown("failed"), "error": {"code": code, "message": error.message}}
-            yield self._numbered({"type": "response.failed", "response": failed})
+            yield self._failed(code, error.message)
 
     def shown(self, status: str) -> JSON:
         """The Response object as it is by now."""
@@ -101,18 +109,23 @@ class Growing:
             for kind in ("created", "in_progress"):
                 yield self._numbered({"type": f"response.{kind}", "response": self.shown("in_progress")})
 
+    def _failed(self, code: str, message: str) -> JSON:
+        response = {**self.shown("failed"), "error": {"code": code, "message": message}}
+        return self._numbered({"type": "response.failed", "response": response})
+
     def _numbered(self, payload: JSON) -> JSON:
         self._number += 1
         return {**payload, "sequence_number": self._number - 1}
 
     def _note(self, chunk: JSON) -> None:
         """Take what a chunk says of the whole."""
-        if isinstance(chunk.get("model"), str):
+        # some say "" before they know it
+        if isinstance(chunk.get("model"), str) and chunk["model"]:
             self._head["model"] = chunk["model"]
         if chunk.get("service_tier") in _TIERS:
             self._head["service_tier"] = chunk["service_tier"]
         if isinstance(chunk.get("usage"), dict):
-            self._usage = _usage(chunk["usage"])
+            self._usage = usage(chunk["usage"])
         if "tally" in chunk:
             self._head["tally"] = chunk["tally"]
 
@@ -121,53 +134,89 @@ class Growing:
             return  # one is all that was asked for
         finish = choice.get("finish_reason")
         self._finish = finish if isinstance(finish, str) else self._finish
-        said = choice.get("delta") or choice.get("message")
-        if not isinstance(said, dict):
-            return
+        if isinstance(choice.get("message"), dict):
+            yield from self._said(_one_by_one(choice["message"]), logprobs(choice.get("logprobs")))
+        else:
+            delta = choice.get("delta")
+            yield from self._said(delta if isinstance(delta, dict) else {}, logprobs(choice.get("logprobs")))
+
+    def _said(self, said: JSON, tokens: list[JSON]) -> Iterator[JSON]:
         thought = next((said[name] for name in _THOUGHTS if isinstance(said.get(name), str) and said[name]), "")
-        text, refusal, calls = Choice(0, said, None).content, said.get("refusal"), said.get("tool_calls")
+        text, refusal, calls = Choice(0, said, None).content, said.get("refusal"), _calls(said)
+        self._cited += citations(said.get("annotations"))
         if thought:
             reasoning = yield from self._turn_to(Reasoning)
             yield from reasoning.add(thought)
-        if text:
-            yield from self._say(text, [*self._ahead, *_logprobs(choice.get("logprobs"))])
-            self._ahead = []
-        elif not (thought or refusal or calls):
+        if text or not (thought or refusal or calls):
             # a letter may be several tokens, of which the last alone comes with text
-            self._ahead += _logprobs(choice.get("logprobs"))
+            self._ahead += tokens
+        if text:
+            yield from self._say(text)
+        yield from self._cite()
         if isinstance(refusal, str) and refusal:
             message = yield from self._turn_to(Message)
             yield from message.refuse(refusal)
-        for piece in calls if isinstance(calls, list) else ():
-            if isinstance(piece, dict):
-                yield from self._call(piece)
+        for piece in calls:
+            yield from self._call(piece)
 
-    def _say(self, text: str, logprobs: list[JSON]) -> Iterator[JSON]:
+    def _say(self, text: str) -> Iterator[JSON]:
+        """More text, with what was told of its tokens so far."""
         message = yield from self._turn_to(Message)
-        yield from message.say(text, logprobs)
+        tokens, self._ahead = self._ahead, []
+        yield from message.say(text, tokens)
+
+    def _cite(self) -> Iterator[JSON]:
+        """Tell of citations, where a text is being said that they can be of."""
+        message = self._telling()
+        while message is not None and self._cited:
+            yield from message.cite(self._cited.pop(0))
+
+    def _telling(self) -> Message | None:
+        last = self._open[-1] if self._open else None
+        return last if isinstance(last, Message) and last.telling else None
 
     def _call(self, piece: JSON) -> Iterator[JSON]:
-        form = "custom" if isinstance(piece.get("custom"), dict) else "function"
-        body = piece[form] if isinstance(piece.get(form), dict) else {}
-        place, call_id, name = piece.get("index"), piece.get("id"), body.get("name")
-        call = self._calls.get(place) if isinstance(place, int) else None
-        if call is None:
-            kind = CustomCall if form == "custom" else Call
-            call = kind(self.identity, len(self._items), call_id if isinstance(call_id, str) else None)
-            call.name = name if isinstance(name, str) else ""
-            # a message that came whole has its calls one by one
-            self._calls[place if isinstance(place, int) else -1 - len(self._items)] = call
-            yield from self._begin(call)
+        call = self._called(piece)
+        if call.index >= 0 and call not in self._open:
+            return  # it was told whole
+        body: JSON = next((piece[form] for form in _FORMS if isinstance(piece.get(form), dict)), {})
+        call.call_id, call.name = _text(piece, "id") or call.call_id, _text(body, "name") or call.name
         text = body.get(call.takes)
-        if text and call in self._open:
+        if text:
             yield from call.add(text if isinstance(text, str) else orjson.dumps(text).decode())
+        if call.index < 0 and call.name:
+            yield from self._begin(call)
+
+    def _called(self, piece: JSON) -> Call:
+        """The call that a piece goes on with, or a new one: some servers tell all calls of a turn at index 0."""
+        place, own = piece.get("index"), _text(piece, "id")
+        if isinstance(place, int):
+            for known, call in reversed(self._calls[-_PIECED:]):
+                if known == place and (not own or call.call_id in ("", own)):
+                    return call
+        custom = isinstance(piece.get("custom"), dict) or piece.get("type") == "custom"
+        made = (CustomCall if custom else Call)(self.identity)
+        # a message that came whole has its calls one by one
+        self._calls.append((place if isinstance(place, int) else None, made))
+        return made
+
+    def _held(self) -> Iterator[JSON]:
+        """What waited for more that did not come; an empty text, where nothing at all was said."""
+        if self._telling() is not None and self._ahead:
+            yield from self._say("")
+        for _, call in self._calls:
+            if call.index < 0:
+                yield from self._begin(call)
+        if not self._items:
+            yield from self._say("")
+            yield from self._cite()
 
     def _turn_to(self, kind: type[_Said]) -> Generator[JSON, None, _Said]:
         """The item that is being said, where it is of this kind, or a new one."""
         last = self._open[-1] if self._open else None
         if isinstance(last, kind):
             return last
-        item = kind(self.identity, len(self._items))
+        item = kind(self.identity)
         yield from self._begin(item)
         return item
 
@@ -177,52 +226,23 @@ class Growing:
             yield from done.end("completed")
         self._items.append(item)
         self._open.append(item)
-        yield from item.begin()
+        yield from item.begin(len(self._items) - 1)
 
 
-def _usage(usage: JSON) -> JSON:
-    """A chat's usage in the words of responses."""
-    counted, details = told(usage), usage.get("prompt_tokens_details")
-    written = details.get("cache_write_tokens") if isinstance(details, dict) else None
-    return {
-        "input_tokens": counted.prompt,
-        "input_tokens_details": {
-            "cached_tokens": counted.cached,
-            "cache_write_tokens": written if isinstance(written, int) else 0,
-        },
-        "output_tokens": counted.completion,
-        "output_tokens_details": {"reasoning_tokens": counted.reasoning},
-        "total_tokens": counted.prompt + counted.completion,
-    }
+def _one_by_one(message: JSON) -> JSON:
+    """A message that came whole: each of its calls is one, whatever index it has."""
+    calls = [{name: call[name] for name in call if name != "index"} for call in _calls(message)]
+    return {**message, "tool_calls": calls}
 
 
-def _logprobs(told: object) -> list[JSON]:
-    """A chat's log-probabilities as responses have them: every entry with its bytes."""
-    return _entries(told.get("content")) if isinstance(told, dict) else []
+def _calls(said: JSON) -> list[JSON]:
+    """The calls in a message or delta, or the one of a server that knows no more than `function_call`."""
+    calls, one = said.get("tool_calls"), said.get("function_call")
+    if isinstance(calls, list) and calls:
+        return [piece for piece in calls if isinstance(piece, dict)]
+    return [{"index": 0, "function": one}] if isinstance(one, dict) else []
 
 
-def _entries(told: object) -> list[JSON]:
-    known = [entry for entry in told if _known(entry)] if isinstance(told, list) else []
-    return [{**_entry(entry), "top_logprobs": _tops(entry.get("top_logprobs"))} for entry in known]
-
-
-def _tops(told: object) -> list[JSON]:
-    return [_entry(entry) for entry in told if _known(entry)] if isinstance(told, list) else []
-
-
-def _known(entry: object) -> bool:
-    return (
-        isinstance(entry, dict)
-        and isinstance(entry.get("token"), str)
-        and isinstance(entry.get("logprob"), int | float)
-    )
-
-
-def _entry(entry: JSON) -> JSON:
-    spelt = entry.get("bytes")
-    own = spelt if isinstance(spelt, list) and all(isinstance(each, int) for each in spelt) else None
-    return {
-        "token": entry["token"],
-        "logprob": entry["logprob"],
-        "bytes": list(entry["token"].encode()) if own is None else own,
-    }
+def _text(within: JSON, name: str) -> str:
+    value = within.get(name)
+    return value if isinstance(value, str) else ""

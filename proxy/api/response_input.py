@@ -3,58 +3,36 @@
 from collections.abc import Callable, Mapping
 
 from proxy.api.dialect import invalid, unsupported
+from proxy.api.response_turns import Thread
 from proxy.types import JSON
 
 _CARRIES = {"function": "arguments", "custom": "input"}
+_UNSTORED = "nothing is stored here that could be referred to; set store to false, so that the client sends items whole"
 _ROLES = ("user", "assistant", "system", "developer")
 
 
 def messages(said: object, instructions: str | None) -> list[JSON]:
     """The messages of `input`, a text or a list of items, after the `instructions`.
 
-    The calls that follow one another are one message of the assistant, with what it said beside them. Its reasoning is
-    left out: most chats do not take it back. Raises RequestInvalid that names the place of what no chat can keep.
+    The calls that follow one another are one message of the assistant, with what it said beside them, and behind it
+    stand their results, wherever they came: chats take them nowhere else. Left out is what most chats do not take
+    back: reasoning, and what a provider adds to its calls, such as a signature of thoughts. Raises RequestInvalid that
+    names the place of what no chat can keep.
     """
-    thread = _Thread()
-    if instructions is not None:
+    thread = Thread()
+    if instructions:
         thread.say({"role": "system", "content": instructions})
     if isinstance(said, str):
         thread.say({"role": "user", "content": said})
     else:
         for place, item in enumerate(_list(said, "input")):
             _take(thread, item, f"input[{place}]")
-    if not thread.messages:
+    if not thread:
         raise invalid("input", "there is nothing in it")
-    return thread.messages
+    return thread.messages()
 
 
-class _Thread:
-    """The messages so far."""
-
-    def __init__(self) -> None:
-        self.messages: list[JSON] = []
-
-    def say(self, message: JSON) -> None:
-        last = self._turn()
-        if message["role"] == "assistant" and last is not None and last["content"] is None and "tool_calls" in last:
-            # a chat's message has its text before its calls, whatever came first
-            last.update(message)
-        else:
-            self.messages.append(message)
-
-    def call(self, call: JSON) -> None:
-        last = self._turn()
-        if last is None:
-            last = {"role": "assistant", "content": None}
-            self.messages.append(last)
-        last.setdefault("tool_calls", []).append(call)
-
-    def _turn(self) -> JSON | None:
-        """The assistant's message that has not been answered yet."""
-        return self.messages[-1] if self.messages and self.messages[-1]["role"] == "assistant" else None
-
-
-def _take(thread: _Thread, item: object, place: str) -> None:
+def _take(thread: Thread, item: object, place: str) -> None:
     if not isinstance(item, dict):
         raise invalid(place, "must be an object")
     kind = item.get("type") or ("message" if "role" in item else "item_reference")
@@ -62,16 +40,16 @@ def _take(thread: _Thread, item: object, place: str) -> None:
         raise invalid(f"{place}.type", "must be a text")
     take = _ITEMS.get(kind)
     if take is None:
-        why = "nothing is stored here that could be referred to" if kind == "item_reference" else "no chat can keep it"
+        why = _UNSTORED if kind == "item_reference" else "no chat can keep it"
         raise unsupported(f"{place}.type", f"{kind!r} is not taken, as {why}")
     take(thread, item, place)
 
 
-def _message(thread: _Thread, item: JSON, place: str) -> None:
+def _message(thread: Thread, item: JSON, place: str) -> None:
     role = item.get("role")
     if role not in _ROLES:
         raise invalid(f"{place}.role", f"must be one of {', '.join(_ROLES)}")
-    said = _spoken if role == "assistant" else _content
+    said = _spoken if role == "assistant" else _content if role == "user" else _plain
     thread.say({"role": role, **said(item.get("content"), f"{place}.content")})
 
 
@@ -92,12 +70,26 @@ def _spoken(content: object, place: str) -> JSON:
     return {**said, "refusal": "".join(refusals)} if refusals else said
 
 
+def _plain(content: object, place: str) -> JSON:
+    """What stands for a text where chats take no parts: texts alone, each on lines of its own."""
+    if isinstance(content, str):
+        return {"content": content}
+    parts = [_object(part, f"{place}[{index}]") for index, part in enumerate(_list(content, place))]
+    for index, part in enumerate(parts):
+        if part.get("type") not in _TEXTS:
+            raise unsupported(
+                f"{place}[{index}].type", f"{part.get('type')!r} is taken of users alone; here, texts are"
+            )
+    return {"content": "\n".join(_text(part, "text", f"{place}[{index}]") for index, part in enumerate(parts))}
+
+
 def _content(content: object, place: str) -> JSON:
+    """What a user says."""
     if isinstance(content, str):
         return {"content": content}
     parts = [_part(_object(part, f"{place}[{index}]"), f"{place}[{index}]")
              for index, part in enumerate(_list(content, place))]  # fmt: skip
-    # servers of open models take parts of a user alone, and texts of everybody
+    # there are servers that take texts alone
     plain = len(parts) == 1 and parts[0]["type"] == "text"
     return {"content": parts[0]["text"] if plain else parts or ""}
 
@@ -121,25 +113,26 @@ def _part(part: JSON, place: str) -> JSON:
     raise unsupported(f"{place}.type", f"{kind!r} is not taken, as no chat can keep it")
 
 
-def _function_call(thread: _Thread, item: JSON, place: str) -> None:
+def _function_call(thread: Thread, item: JSON, place: str) -> None:
     _call(thread, item, place, "function")
 
 
-def _custom_call(thread: _Thread, item: JSON, place: str) -> None:
+def _custom_call(thread: Thread, item: JSON, place: str) -> None:
     _call(thread, item, place, "custom")
 
 
-def _call(thread: _Thread, item: JSON, place: str, form: str) -> None:
+def _call(thread: Thread, item: JSON, place: str, form: str) -> None:
     body = {name: _text(item, name, place) for name in ("name", _CARRIES[form])}
     thread.call({"id": _text(item, "call_id", place), "type": form, form: body})
 
 
-def _result(thread: _Thread, item: JSON, place: str) -> None:
-    said = _content(item.get("output"), f"{place}.output")
-    thread.say({"role": "tool", "tool_call_id": _text(item, "call_id", place), **said})
+def _result(thread: Thread, item: JSON, place: str) -> None:
+    said = _plain(item.get("output"), f"{place}.output")
+    if not thread.answer({"role": "tool", "tool_call_id": _text(item, "call_id", place), **said}):
+        raise invalid(f"{place}.call_id", "no call before it has this id")
 
 
-def _reasoning(_thread: _Thread, _item: JSON, _place: str) -> None:
+def _reasoning(_thread: Thread, _item: JSON, _place: str) -> None:
     """Left out."""
 
 
@@ -164,7 +157,7 @@ def _list(value: object, place: str) -> list[object]:
 
 _TEXTS = ("input_text", "output_text")
 _FILE = ("file_data", "file_id", "filename")
-_ITEMS: Mapping[str, Callable[[_Thread, JSON, str], None]] = {
+_ITEMS: Mapping[str, Callable[[Thread, JSON, str], None]] = {
     "message": _message,
     "function_call": _function_call,
     "custom_tool_call": _custom_call,

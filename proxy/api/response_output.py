@@ -11,14 +11,22 @@ Status = Literal["in_progress", "completed", "incomplete"]
 
 
 class Item:
-    """One item. `index` is its place in the output; `whole`: nothing more can come, as far as can be seen."""
+    """One item. `index` is its place in the output, known when it begins; `identity` is in its id.
+
+    `whole`: nothing more can come, as far as can be seen.
+    """
 
     prefix: str
 
-    def __init__(self, identity: str, index: int) -> None:
-        self.id = f"{self.prefix}_{identity}_{index}"
-        self.index = index
+    def __init__(self, identity: str) -> None:
+        self.index = -1
         self.status: Status = "in_progress"
+        self._identity = identity
+
+    @property
+    def id(self) -> str:
+        """Its own id."""
+        return f"{self.prefix}_{self._identity}_{self.index}"
 
     @property
     def whole(self) -> bool:
@@ -29,8 +37,9 @@ class Item:
         """The item as it is by now."""
         raise NotImplementedError
 
-    def begin(self) -> Iterator[JSON]:
-        """The events of its beginning."""
+    def begin(self, index: int) -> Iterator[JSON]:
+        """The events of its beginning at this place."""
+        self.index = index
         yield {"type": "response.output_item.added", "output_index": self.index, "item": self.shown()}
 
     def end(self, status: Status) -> Iterator[JSON]:
@@ -51,8 +60,8 @@ class Reasoning(Item):
 
     prefix = "rs"
 
-    def __init__(self, identity: str, index: int) -> None:
-        super().__init__(identity, index)
+    def __init__(self, identity: str) -> None:
+        super().__init__(identity)
         self._text: str | None = None
 
     def shown(self) -> JSON:
@@ -81,13 +90,18 @@ class Message(Item):
 
     prefix = "msg"
 
-    def __init__(self, identity: str, index: int) -> None:
-        super().__init__(identity, index)
+    def __init__(self, identity: str) -> None:
+        super().__init__(identity)
         self._parts: list[JSON] = []
+
+    @property
+    def telling(self) -> bool:
+        """Whether its last part is a text."""
+        return bool(self._parts) and self._parts[-1]["type"] == "output_text"
 
     def shown(self) -> JSON:
         """The item as it is by now."""
-        parts = [dict(part) for part in self._parts]
+        parts = [_apart(part) for part in self._parts]
         return {"id": self.id, "type": "message", "role": "assistant", "status": self.status, "content": parts}
 
     def say(self, text: str, logprobs: list[JSON]) -> Iterator[JSON]:
@@ -98,6 +112,12 @@ class Message(Item):
         part["logprobs"].extend(logprobs)
         if text or logprobs:
             yield self._told("output_text.delta", delta=text, logprobs=logprobs)
+
+    def cite(self, annotation: JSON) -> Iterator[JSON]:
+        """Where the text, which has begun, comes from."""
+        notes = self._parts[-1]["annotations"]
+        notes.append(annotation)
+        yield self._told("output_text.annotation.added", annotation_index=len(notes) - 1, annotation=annotation)
 
     def refuse(self, text: str) -> Iterator[JSON]:
         """More of a refusal."""
@@ -111,7 +131,7 @@ class Message(Item):
             return
         yield from self._finish()
         self._parts.append(part)
-        yield self._told("content_part.added", part=dict(part))
+        yield self._told("content_part.added", part=_apart(part))
 
     def _finish(self) -> Iterator[JSON]:
         if not self._parts:
@@ -121,7 +141,7 @@ class Message(Item):
             yield self._told("refusal.done", refusal=part["refusal"])
         else:
             yield self._told("output_text.done", text=part["text"], logprobs=part["logprobs"])
-        yield self._told("content_part.done", part=dict(part))
+        yield self._told("content_part.done", part=_apart(part))
 
     def _told(self, kind: str, **more: object) -> JSON:
         return self._event(kind, content_index=len(self._parts) - 1, **more)
@@ -130,16 +150,16 @@ class Message(Item):
 class Call(Item):
     """A call of the function `name`. `call_id` is the provider's own id of it, by which its result is given back.
 
-    `takes` names what it carries.
+    `takes` names what it carries. Either may be known later than the call itself.
     """
 
     prefix, takes = "fc", "arguments"
     _kind, _events = "function_call", "function_call_arguments"
 
-    def __init__(self, identity: str, index: int, call_id: str | None) -> None:
-        super().__init__(identity, index)
-        self._call_id = call_id or f"call_{identity}_{index}"
+    def __init__(self, identity: str) -> None:
+        super().__init__(identity)
         self.name = ""
+        self.call_id = ""
         self._text = ""
 
     @property
@@ -153,15 +173,23 @@ class Call(Item):
             "id": self.id,
             "type": self._kind,
             "status": self.status,
-            "call_id": self._call_id,
+            "call_id": self.call_id or f"call_{self._identity}_{self.index}",
             "name": self.name,
             self.takes: self._text,
         }
 
+    def begin(self, index: int) -> Iterator[JSON]:
+        """The events of its beginning at this place, with the arguments that are there."""
+        text, self._text = self._text, ""
+        yield from super().begin(index)
+        if text:
+            yield from self.add(text)
+
     def add(self, text: str) -> Iterator[JSON]:
         """More of its arguments."""
         self._text += text
-        yield self._event(f"{self._events}.delta", delta=text)
+        if self.index >= 0:
+            yield self._event(f"{self._events}.delta", delta=text)
 
     def _finish(self) -> Iterator[JSON]:
         yield self._event(f"{self._events}.done", name=self.name, **{self.takes: self._text})
@@ -177,6 +205,11 @@ class CustomCall(Call):
     def whole(self) -> bool:
         """Free text can always go on."""
         return False
+
+
+def _apart(part: JSON) -> JSON:
+    """The part as it is now, whatever is added later."""
+    return {name: list(value) if isinstance(value, list) else value for name, value in part.items()}
 
 
 def _is_json(text: str) -> bool:

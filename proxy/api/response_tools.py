@@ -1,4 +1,8 @@
-"""A response's tools and formats as a chat has them: the same, one level deeper."""
+"""A response's tools and formats as a chat has them: the same, one level deeper.
+
+`strict` goes as it came. Left out, it is what chats take it for, which is false: OpenAI's own responses take a function
+for strict then, and bend its schema.
+"""
 
 from collections.abc import Mapping, Sequence
 

@@ -4,32 +4,37 @@ All that holds for chats holds here: strategies, budgets, `tally`, headers. Noth
 (`store: true`, `previous_response_id`, `conversation`, `background`, stored prompts) is refused with 400, as are the
 tools that OpenAI runs itself and items that no chat can keep. `store` left out means false here. `metadata` is given
 back and goes no further: chats take it only with `store`. `truncation: auto` is taken, and nothing is truncated.
+
+Taken and without effect are `reasoning.summary` (a summary is what the provider's chat tells of its thoughts),
+`max_tool_calls`, other words of `reasoning` and `text`, values of `include` but for log-probabilities, and of items
+what no chat has: `phase`, `namespace`, `prompt_cache_breakpoint`. What a provider wants back beside its calls, such as
+`reasoning_content` or a signature of thoughts, does not come back through here; chats keep it.
 """
 
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Iterable
 from contextlib import aclosing
 from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 import orjson
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-from proxy.api.dialect import Spoken, unsupported
+from proxy.api.dialect import Spoken, invalid, unsupported
+from proxy.api.entry import Door
 from proxy.api.response_events import Growing, event
 from proxy.api.response_input import messages
 from proxy.api.response_tools import echoed, offered, response_format
 from proxy.api.serving import Reply
-from proxy.api.wire import error_response, validated
+from proxy.api.wire import Tokens, error_response, validated
 from proxy.errors import NotFound, TallyError
 from proxy.types import JSON
 from proxy.upstream import sse
 
-_MOST_TOKENS = 2**31 - 1
 _MOST_LOGPROBS = 20
 _LOGPROBS = "message.output_text.logprobs"
-_DATA = b"data: "
 
 _WHOLE = "nothing is stored here; send the whole conversation as input"
 _STORED = {
@@ -61,6 +66,8 @@ _OWN = frozenset(
 )
 _ECHOED = ("temperature", "top_p", "user", "safety_identifier", "prompt_cache_key")
 """What a response says again as it was asked."""
+_ELSEWHERE = ("input_tokens", "compact")
+"""What stands below `/v1/responses/` and is no response."""
 
 
 class TextWish(BaseModel):
@@ -78,6 +85,7 @@ class ReasoningWish(BaseModel):
     model_config = ConfigDict(extra="allow")
 
     effort: str | None = None
+    summary: Literal["auto", "concise", "detailed"] | None = None
 
 
 class ResponsesRequest(BaseModel):
@@ -93,7 +101,7 @@ class ResponsesRequest(BaseModel):
     max_tool_calls: StrictInt | None = None
     text: TextWish | None = None
     reasoning: ReasoningWish | None = None
-    max_output_tokens: Annotated[StrictInt, Field(ge=1, le=_MOST_TOKENS)] | None = None
+    max_output_tokens: Tokens | None = None
     include: list[str] | None = None
     top_logprobs: Annotated[StrictInt, Field(ge=0, le=_MOST_LOGPROBS)] | None = None
     truncation: Literal["auto", "disabled"] | None = None
@@ -106,10 +114,11 @@ class ResponsesRequest(BaseModel):
 
 
 class Responses:
-    """The dialect. `wall` is seconds since 1970."""
+    """The dialect. `wall` is seconds since 1970; `max_messages` are the most that an input may make."""
 
-    def __init__(self, wall: Callable[[], float]) -> None:
+    def __init__(self, wall: Callable[[], float], *, max_messages: int) -> None:
         self._wall = wall
+        self._max_messages = max_messages
 
     def __call__(self, body: JSON) -> Spoken:
         """A request as a chat. Raises RequestInvalid that names the field which a chat cannot keep."""
@@ -117,6 +126,8 @@ class Responses:
         request = validated(ResponsesRequest, body)
         asked = {name: value for name, value in body.items() if name not in _OWN and value is not None}
         asked |= _asked(request)
+        if len(asked["messages"]) > self._max_messages:
+            raise invalid("input", f"more than {self._max_messages} messages")
         told = _Told(Growing(_head(request, body), self._wall))
         return Spoken(asked, told.told, told.broke)
 
@@ -124,13 +135,15 @@ class Responses:
 class Unstored:
     """Answers for every path below `/v1/responses/`: there is nothing to get, to cancel or to delete."""
 
-    def __init__(self, new_id: Callable[[], str]) -> None:
-        self._new_id = new_id
+    def __init__(self, door: Door) -> None:
+        self._door = door
 
-    async def serve(self, _request: Request) -> Response:
-        """404."""
+    async def serve(self, request: Request) -> Response:
+        """404. Raises HTTPException for what is unknown here, stored or not."""
+        if request.path_params["rest"] in _ELSEWHERE:
+            raise HTTPException(404)
         error = NotFound("Responses are not stored here: POST /v1/responses answers, and nothing of it is kept.")
-        return error_response(error, {"x-request-id": f"req_{self._new_id()}"})
+        return error_response(error, self._door.headers())
 
 
 def _check(body: JSON) -> None:
@@ -179,7 +192,7 @@ def _head(request: ResponsesRequest, body: JSON) -> JSON:
         "max_tool_calls": request.max_tool_calls,
         "metadata": request.metadata or {},
         "parallel_tool_calls": request.parallel_tool_calls is not False,
-        "reasoning": {"effort": request.reasoning.effort if request.reasoning else None, "summary": None},
+        "reasoning": (request.reasoning or ReasoningWish()).model_dump(include={"effort", "summary"}),
         "service_tier": None,
         "text": {
             "format": text.format or {"type": "text"},
@@ -188,7 +201,7 @@ def _head(request: ResponsesRequest, body: JSON) -> JSON:
         "tool_choice": request.tool_choice or "auto",
         "tools": echoed(request.tools or ()),
         "top_logprobs": request.top_logprobs or 0,
-        "truncation": "disabled",
+        "truncation": request.truncation or "disabled",
     }
 
 
@@ -198,23 +211,27 @@ class _Told:
     def __init__(self, growing: Growing) -> None:
         self._growing = growing
 
-    def told(self, reply: Reply) -> Reply:
+    def told(self, reply: Reply, identity: str) -> Reply:
         """A chat's reply as a response, whole or as a stream."""
-        self._growing.identity = reply.headers["x-request-id"].removeprefix("req_")
+        self._growing.identity = identity
         if reply.events is not None:
             return replace(reply, events=self._events(reply.events))
         return replace(reply, body=orjson.dumps(self._growing.whole(orjson.loads(reply.body))))
 
     def broke(self, error: TallyError) -> bytes:
         """The events of an error in an open stream."""
-        return b"".join(map(event, self._growing.fail(error)))
+        return _events(self._growing.fail(error))
 
     async def _events(self, events: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
         async with aclosing(events):
             async for item in events:
                 if item == sse.END:
-                    yield b"".join(map(event, self._growing.end()))
-                elif not item.startswith(_DATA):
+                    yield _events(self._growing.end())
+                elif (data := sse.data(item)) is None:
                     yield item
-                elif told := b"".join(map(event, self._growing.hear(orjson.loads(item.removeprefix(_DATA))))):
+                elif told := _events(self._growing.hear(orjson.loads(data))):
                     yield told
+
+
+def _events(payloads: Iterable[JSON]) -> bytes:
+    return b"".join(map(event, payloads))

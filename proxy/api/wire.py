@@ -15,12 +15,13 @@ from proxy.types import JSON, STRATEGIES, LowConfidence, StrategyName, VerdictRu
 
 _MOST_SAMPLES = 1024
 _MOST_USD = 1_000_000
-_MOST_TOKENS = 2**31 - 1
 _DEEPEST = 128
 
 _Model = TypeVar("_Model", bound=BaseModel)
 _Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
-_Tokens = Annotated[StrictInt, Field(ge=1, le=_MOST_TOKENS)]
+
+Tokens = Annotated[StrictInt, Field(ge=1, le=2**31 - 1)]
+"""A limit of tokens."""
 
 
 class TallyWish(BaseModel):
@@ -73,8 +74,8 @@ class ChatRequest(BaseModel):
     n: Annotated[StrictInt, Field(ge=1, le=128)] | None = None
     temperature: Annotated[_Number, Field(ge=0, le=2)] | None = None
     top_p: Annotated[_Number, Field(ge=0, le=1)] | None = None
-    max_tokens: _Tokens | None = None
-    max_completion_tokens: _Tokens | None = None
+    max_tokens: Tokens | None = None
+    max_completion_tokens: Tokens | None = None
     seed: Annotated[StrictInt, Field(ge=-(2**63), lt=2**63)] | None = None
     stop: str | list[str] | None = None
     logprobs: StrictBool | None = None

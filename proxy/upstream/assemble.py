@@ -1,6 +1,7 @@
 """Puts the chunks of a streamed call together to whole choices; takes a whole completion too. Does no IO."""
 
 from dataclasses import dataclass, field
+from math import inf
 from typing import Any
 
 from proxy.errors import UpstreamMalformed
@@ -8,6 +9,9 @@ from proxy.types import JSON, Choice
 
 # these name a thing and are sent whole; every other text in a delta is a piece to append
 _WHOLE = frozenset({"role", "id", "type", "name"})
+
+# how far back the beginning of what a piece goes on with is looked for
+_PIECED = 1024
 
 _BYTES_A_TOKEN = 4
 _MOST_BYTES_A_TOKEN = 12
@@ -19,6 +23,7 @@ class _Partial:
     message: JSON = field(default_factory=lambda: {"role": "assistant", "content": None})
     logprobs: JSON | None = None
     deltas: int = 0
+    pieced: bool = False
     size: int = 0
     finished: bool = False
 
@@ -51,7 +56,7 @@ class Assembler:
         self._served(payload)
         try:
             finished = [self._feed_choice(choice) for choice in payload.get("choices") or ()]
-        except (AttributeError, IndexError, TypeError, ValueError) as error:
+        except (AttributeError, RecursionError, TypeError, ValueError) as error:
             # a shape is cheaper to use than to check, and a wrong one must stay the trouble of its own call
             raise UpstreamMalformed("the provider's reply does not have the shape of a chat completion") from error
         return [choice for choice in finished if choice is not None]
@@ -111,6 +116,7 @@ class Assembler:
             partial.deltas += size > 0
             self.size += size
             self.deltas += size > 0
+            partial.pieced = True
             _merge(partial.message, raw["delta"])
         if isinstance(raw.get("logprobs"), dict):
             partial.logprobs = _merge(partial.logprobs or {}, raw["logprobs"])
@@ -124,42 +130,65 @@ class Assembler:
 
     def _choice(self, index: int, partial: _Partial, reason: str | None) -> Choice:
         said = partial.message
+        if partial.pieced:
+            said = partial.message = {key: _in_order(value) for key, value in said.items()}
         if partial.deltas and not said.get("content") and any(said.get(name) for name in _WITHOUT_CONTENT):
             # a stream begins with an empty content where the same message, sent whole, has none
             said["content"] = None
-        return Choice(index, partial.message, reason, partial.logprobs, self.estimate(index))
+        return Choice(index, said, reason, partial.logprobs, self.estimate(index))
 
 
 def _merge(whole: JSON, piece: JSON) -> JSON:
+    """Put a piece to what is there; the piece stays as it is, and shares nothing that may grow."""
     for key, value in piece.items():
         have = whole.get(key)
-        if have is None or value is None or key in _WHOLE:
-            if value is not None or key not in whole:
-                whole[key] = [] if isinstance(value, list) else value
-                if isinstance(value, list):
-                    _extend(whole[key], value)
-        elif isinstance(have, str) and isinstance(value, str):
+        if have and key in _WHOLE and not value:
+            continue  # some servers say "" in the pieces after the first
+        if isinstance(value, dict):
+            whole[key] = _merge(have if isinstance(have, dict) else {}, value)
+        elif isinstance(value, list):
+            whole[key] = _extend(have if isinstance(have, list) else [], value)
+        elif isinstance(have, str) and isinstance(value, str) and key not in _WHOLE:
             whole[key] = have + value
-        elif isinstance(have, dict) and isinstance(value, dict):
-            _merge(have, value)
-        elif isinstance(have, list) and isinstance(value, list):
-            _extend(have, value)
-        else:
+        elif value is not None or key not in whole:
             whole[key] = value
     return whole
 
 
-def _extend(have: list[Any], pieces: list[Any]) -> None:
-    """Append pieces; those with an index (tool calls) are merged into the one of that index, which is then dropped."""
+def _extend(have: list[Any], pieces: list[Any]) -> list[Any]:
+    """Append pieces; one with an index (of a tool call) goes on with the last of that index, unless its id is another.
+
+    Some servers tell all calls of a turn at index 0.
+    """
     for piece in pieces:
-        if isinstance(piece, dict) and isinstance(piece.get("index"), int):
-            place = piece["index"]
-            rest = {key: value for key, value in piece.items() if key != "index"}
-            while len(have) <= min(place, 1024):
-                have.append({})
-            _merge(have[min(place, 1024)], rest)
-        else:
+        if not (isinstance(piece, dict) and isinstance(piece.get("index"), int)):
             have.append(piece)
+            continue
+        begun = next((each for each in reversed(have[-_PIECED:]) if _goes_on(each, piece)), None)
+        if begun is None:
+            have.append(_merge({}, piece))
+        else:
+            _merge(begun, piece)
+    return have
+
+
+def _goes_on(begun: object, piece: JSON) -> bool:
+    """Whether a piece is more of what has begun."""
+    if not isinstance(begun, dict) or begun.get("index") != piece["index"]:
+        return False
+    return not begun.get("id") or not piece.get("id") or begun["id"] == piece["id"]
+
+
+def _in_order(value: Any) -> Any:  # noqa: ANN401 - any JSON value
+    """A list that came in pieces, in the order of their indices, which are dropped; anything else as it is."""
+    if not isinstance(value, list) or not any(map(_placed, value)):
+        return value
+    ordered = sorted(value, key=lambda each: each["index"] if _placed(each) else inf)
+    return [{key: each[key] for key in each if key != "index"} if _placed(each) else each for each in ordered]
+
+
+def _placed(value: object) -> bool:
+    return isinstance(value, dict) and isinstance(value.get("index"), int)
 
 
 def _size(part: JSON) -> int:

@@ -3,10 +3,17 @@
 DONE = b"[DONE]"
 END = b"data: [DONE]\n\n"
 
+_DATA = b"data: "
+
 
 def event(data: bytes) -> bytes:
     """One event with `data`, a line of JSON."""
-    return b"data: " + data + b"\n\n"
+    return _DATA + data + b"\n\n"
+
+
+def data(item: bytes) -> bytes | None:
+    """What is in an event that `event` made; None of a comment."""
+    return item.removeprefix(_DATA) if item.startswith(_DATA) else None
 
 
 class EventParser:
