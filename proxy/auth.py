@@ -40,17 +40,26 @@ class Auth:
     """Knows callers by their bearer key. `clock` is monotonic seconds.
 
     `open_to_all`: nobody has a key, so every caller is the tenant `local`; only for a server bound to loopback.
-    What the ledger says of a key is believed for at most a second.
+    What the ledger says of a key is believed for at most a second. `alert` hears of a tenant whose soft budget, or
+    that of a key of it, was used up (true) or has room again (false).
     """
 
     def __init__(
-        self, ledger: Ledger, *, master_key: str | None, open_to_all: bool, clock: Callable[[], float]
+        self,
+        ledger: Ledger,
+        *,
+        master_key: str | None,
+        open_to_all: bool,
+        clock: Callable[[], float],
+        alert: Callable[[str, bool], None] = lambda tenant, used: None,
     ) -> None:
         self._ledger = ledger
         self._master = master_key
         self._open = open_to_all
         self._clock = clock
+        self._alert = alert
         self._known: dict[str, tuple[float, Caller]] = {}
+        self._soft: set[str] = set()
 
     async def caller(self, authorization: str | None) -> Caller:
         """The caller with this `Authorization` header. Raises NotAuthenticated, NotAllowed or LedgerUnavailable."""
@@ -91,7 +100,14 @@ class Auth:
             soft=found.soft,
         )
         self._known[key] = (now + CACHE_S, caller)
+        self._told(own.id, caller)
         return caller
+
+    def _told(self, key_id: str, caller: Caller) -> None:
+        """Alert where what is known of a soft budget has changed."""
+        if caller.soft != (key_id in self._soft):
+            self._soft ^= {key_id}
+            self._alert(caller.tenant.name, caller.soft)
 
 
 def bearer(authorization: str | None) -> str:

@@ -29,6 +29,13 @@ class Metrics:
         )
         self.tokens = Counter("tally_tokens", "Tokens paid", ("model", "kind"), registry=self._registry)
         self.cost = Counter("tally_cost_usd", "US dollars paid", ("model", "tenant"), registry=self._registry)
+        self.soft = Gauge(
+            "tally_soft_budget_used",
+            "Whether a tenant's soft budget is used up",
+            ("tenant",),
+            registry=self._registry,
+            **({"multiprocess_mode": "livemax"}),
+        )
         self.in_flight = Gauge("tally_requests_in_flight", "Requests being served", registry=self._registry)
 
     def exposition(self) -> bytes:
