@@ -1,10 +1,10 @@
 """Who may come in just now: requests and tokens a minute, and requests at once, of tenants and keys.
 
-One process's own: each worker and each replica lets in so many.
+One process's own: the workers of one server divide the limits evenly, each replica lets in so many.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import ceil
 from types import TracebackType
 from typing import Self
@@ -55,17 +55,18 @@ class Entry:
 
 
 class Admission:
-    """Lets requests in. `clock` is monotonic seconds."""
+    """Lets requests in. `clock` is monotonic seconds. `workers` processes have each their share of every limit."""
 
-    def __init__(self, clock: Callable[[], float]) -> None:
+    def __init__(self, clock: Callable[[], float], workers: int = 1) -> None:
         self._clock = clock
+        self._workers = workers
         self._states: dict[str, _State] = {}
 
     def enter(self, scopes: Sequence[tuple[str, Limits]]) -> Entry:
         """Let a request of these scopes in, if all of them have room. Raises RateLimited, which counts it nowhere."""
         now = self._clock()
         limited = [
-            (name, limits)
+            (name, limits if self._workers == 1 else _share(limits, self._workers))
             for name, limits in scopes
             if (limits.rpm_limit, limits.tpm_limit, limits.max_parallel) != (None, None, None)
         ]
@@ -83,6 +84,13 @@ class Admission:
                     state.tokens = charge(state.tokens, moment, limits.tpm_limit, tokens)
 
         return Entry(leave, _headers([limits for _, limits in limited], passed, now))
+
+
+def _share(limits: Limits, workers: int) -> Limits:
+    """One worker's part of the limits, at least 1 of each."""
+    parts = (each and max(1, each // workers) for each in (limits.rpm_limit, limits.tpm_limit, limits.max_parallel))
+    rpm, tpm, parallel = parts
+    return replace(limits, rpm_limit=rpm, tpm_limit=tpm, max_parallel=parallel)
 
 
 def _check(state: _State, limits: Limits, now: float) -> tuple[Passed | None, Passed | None]:

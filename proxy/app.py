@@ -7,9 +7,11 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
 from functools import cache, partial
 from importlib import import_module
 from itertools import count
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import structlog
@@ -42,13 +44,12 @@ from proxy.core.strategies import batch_for, scored
 from proxy.drawing import Drawer
 from proxy.engine import Engine
 from proxy.keeping import Keeper
+from proxy.ledger import Ledger
 from proxy.ledger.admin import OPERATIONS, administer
 from proxy.ledger.admin.reporting import readable, report
 from proxy.ledger.books import Books
-from proxy.ledger.feedback import recent_outcomes, tell_feedback
 from proxy.ledger.keys import NewKey
 from proxy.ledger.opening import open_ledger
-from proxy.ledger.scores import recent_scores
 from proxy.ledger.store import wall_clock
 from proxy.metering import Meter
 from proxy.picking import Picker
@@ -80,9 +81,33 @@ _HEAVY = {"dynscaling": "numpy", "pets": "numpy", "optscale": "scipy.special"}
 """What the core of some strategies imports when it is first used, as memory and start-up are for those who need it."""
 
 
+@dataclass(frozen=True)
+class Shared:
+    """What one of several worker processes is given: the ledger, open, whose tenants are adopted already.
+
+    `open_to_all`: nobody has a key. `workers` is how many divide what a tenant may ask a minute and at once, and
+    `metrics` the folder in which they gather their metrics.
+    """
+
+    ledger: Ledger
+    open_to_all: bool
+    workers: int
+    metrics: Path
+
+
+def adopt(config: Config, books: Books) -> bool:
+    """Take over the configured tenants and keys; returns whether nobody has a key, so that everybody may come in."""
+    keyed = config.general_settings.master_key is not None or any(key.revoked_at is None for key in books.keys())  # noqa: SIM118 - not a dict
+    open_to_all = not config.tenants and not keyed
+    tenants = [*(tenant.tenant() for tenant in config.tenants), LOCAL if open_to_all else MASTER]
+    books.adopt(tenants, {tenant.name: [_new_key(key) for key in tenant.owned()] for tenant in config.tenants})
+    return open_to_all
+
+
 class Tally:
     """One server: its ledger is open from construction on, everything else while its application runs.
 
+    `shared` is for one of several workers.
     `direct` is the lane to OpenAI-compatible servers. Raises ConfigError when the ledger, the predictor's file or the
     calibration cannot be opened.
     """
@@ -94,20 +119,22 @@ class Tally:
         environ: Mapping[str, str] = os.environ,
         seed: int | None = None,
         direct: Lane | None = None,
+        shared: Shared | None = None,
     ) -> None:
         self.config = config
         self._seed = seed
         self._closing = AsyncExitStack()
         self._ready_until = 0.0
         self._stop_by: float | None = None
-        self._metrics = Metrics()
-        self._open_to_all = False
+        self._metrics = Metrics(shared.metrics if shared is not None else None)
+        self._workers = shared.workers if shared is not None else 1
+        self._open_to_all = shared.open_to_all if shared is not None else False
         # a file that cannot be read is told before the ledger is locked
         self._predictor = self._predicting()
         calibration = config.scaling.calibration
         self._calibrations: Known = {} if calibration is None else read_calibrations(calibration)
         url = config.general_settings.database_url
-        self._ledger = open_ledger(url, clock=wall_clock, prepare=self._adopt)
+        self._ledger = shared.ledger if shared is not None else open_ledger(url, clock=wall_clock, prepare=self._adopt)
         # the last to close is the ledger, whatever becomes of the lanes: they may settle until then
         self._closing.push_async_callback(self._ledger.close)
         lane = self._kept(direct or DirectLane())
@@ -171,9 +198,15 @@ class Tally:
 
     def _route(self, app: FastAPI, meter: Meter, batcher: Batcher, shadows: Shadows, algebra: Workers) -> None:
         settings = self.config.general_settings
-        auth = Auth(self._ledger, master_key=settings.master_key, open_to_all=self._open_to_all, clock=time.monotonic)
+        auth = Auth(
+            self._ledger,
+            master_key=settings.master_key,
+            open_to_all=self._open_to_all,
+            clock=time.monotonic,
+            alert=self._alert,
+        )
         new_id = _identity
-        door = Door(auth, Admission(time.monotonic), settings, new_id)
+        door = Door(auth, Admission(time.monotonic, self._workers), settings, new_id)
         services = Services(
             settings=settings,
             door=door,
@@ -185,7 +218,7 @@ class Tally:
             relay=Relay(meter, self._ledger, clock=time.monotonic),
             scorer=self._scorers(meter),
             predictor=self._predictor,
-            calibrator=Calibrator(self._outcomes, self._calibrations, clock=time.monotonic),
+            calibrator=Calibrator(self._ledger.outcomes, self._calibrations, clock=time.monotonic),
             algebra=algebra,
             metrics=self._metrics,
             log=structlog.get_logger("tally"),
@@ -198,7 +231,7 @@ class Tally:
         answered = Responses(wall_clock, max_messages=settings.max_messages)
         responses, unstored = ChatEndpoint(services, answered), Unstored(door)
         passed = {path: PassthroughEndpoint(path, services, meter, self._ledger) for path in PATHS}
-        feedback = FeedbackEndpoint(door, self._feedback)
+        feedback = FeedbackEndpoint(door, self._ledger.feedback)
         models = ModelsEndpoint(door, self._catalogue, created=int(wall_clock()))
         health = HealthEndpoints(self._metrics, self._probe)
         for prefix in ("", "/{strategy}"):
@@ -222,12 +255,7 @@ class Tally:
         app.add_route("/openapi.json", described.serve, methods=["GET"])
 
     def _adopt(self, books: Books) -> None:
-        config = self.config
-        keyed = config.general_settings.master_key is not None or any(key.revoked_at is None for key in books.keys())  # noqa: SIM118 - not a dict
-        self._open_to_all = not config.tenants and not keyed
-        built_in = LOCAL if self._open_to_all else MASTER
-        tenants = [*(tenant.tenant() for tenant in config.tenants), built_in]
-        books.adopt(tenants, {tenant.name: [_new_key(key) for key in tenant.owned()] for tenant in config.tenants})
+        self._open_to_all = adopt(self.config, books)
 
     def _litellm(self) -> Lane:
         from proxy.upstream.litellm import LiteLLMLane
@@ -293,13 +321,7 @@ class Tally:
             from proxy.predictor.trained import TrainedPredictor
 
             return TrainedPredictor(Model.load(scaling.predictor))
-        return HistoryPredictor(self._scores, clock=time.monotonic) if scaling.prior == "history" else None
-
-    async def _outcomes(self, tenant: str, model: str, limit: int) -> list[tuple[float, bool]]:
-        return await self._ledger.run(lambda books: recent_outcomes(books, tenant, model, limit))
-
-    async def _feedback(self, tenant: str, request: str, *, correct: bool) -> bool:
-        return await self._ledger.run(lambda books: tell_feedback(books, tenant, request, correct=correct))
+        return HistoryPredictor(self._recent_scores, clock=time.monotonic) if scaling.prior == "history" else None
 
     async def _administer(self, path: str, asked: JSON) -> Any:  # noqa: ANN401 - the answer's JSON
         url = self.config.general_settings.database_url
@@ -308,14 +330,24 @@ class Tally:
             return await asyncio.to_thread(report, url, path, asked, clock=wall_clock)
         return await self._ledger.run(lambda books: administer(books, path, asked))
 
-    async def _scores(self, tenant: str, model: str, limit: int) -> list[list[float]]:
-        return await self._ledger.run(lambda books: recent_scores(books, tenant, model, limit))
+    async def _recent_scores(self, tenant: str, model: str, limit: int) -> list[list[float]]:
+        # the predictor is read before the ledger is opened
+        return await self._ledger.scores(tenant, model, limit)
+
+    def _alert(self, tenant: str, used: bool) -> None:
+        """Tell that a soft budget is used up, or has room again."""
+        self._metrics.soft.labels(tenant).set(int(used))
+        log = structlog.get_logger("tally")
+        if used:
+            log.warning("soft_budget_used", tenant=tenant)
+        else:
+            log.info("soft_budget_free", tenant=tenant)
 
     async def _probe(self) -> None:
         now = time.monotonic()
         # it is asked without a key, and a write costs an fsync
         if now >= self._ready_until:
-            await self._ledger.run(lambda books: books.probe())
+            await self._ledger.probe()
             self._ready_until = now + _READY_S
 
 

@@ -51,7 +51,7 @@ class Auth:
         master_key: str | None,
         open_to_all: bool,
         clock: Callable[[], float],
-        alert: Callable[[str, bool], None] = lambda tenant, used: None,
+        alert: Callable[[str, bool], None] = lambda _tenant, _used: None,
     ) -> None:
         self._ledger = ledger
         self._master = master_key

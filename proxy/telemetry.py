@@ -2,21 +2,27 @@
 
 import logging
 import sys
+from pathlib import Path
 from typing import TextIO
 
 import stamina
 import structlog
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest, multiprocess
 
 _SECONDS = (0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
 _SAMPLES = (1, 2, 4, 8, 16, 32, 64, 128)
 
 
 class Metrics:
-    """The proxy's Prometheus metrics, in a registry of their own."""
+    """The proxy's Prometheus metrics, in a registry of their own.
 
-    def __init__(self) -> None:
+    `shared` is the folder where several worker processes gather theirs, so that each tells the sums of all; the
+    variable PROMETHEUS_MULTIPROC_DIR must have named it before this module was imported.
+    """
+
+    def __init__(self, shared: Path | None = None) -> None:
         self._registry = CollectorRegistry()
+        self._shared = shared
         labels = ("model", "strategy")
         self.requests = Counter(
             "tally_requests", "Requests by their HTTP status", (*labels, "status"), registry=self._registry
@@ -34,13 +40,19 @@ class Metrics:
             "Whether a tenant's soft budget is used up",
             ("tenant",),
             registry=self._registry,
-            **({"multiprocess_mode": "livemax"}),
+            multiprocess_mode="livemax",
         )
-        self.in_flight = Gauge("tally_requests_in_flight", "Requests being served", registry=self._registry)
+        self.in_flight = Gauge(
+            "tally_requests_in_flight", "Requests being served", registry=self._registry, multiprocess_mode="livesum"
+        )
 
     def exposition(self) -> bytes:
         """All metrics in Prometheus' text format."""
-        return generate_latest(self._registry)
+        if self._shared is None:
+            return generate_latest(self._registry)
+        together = CollectorRegistry()
+        multiprocess.MultiProcessCollector(together, str(self._shared))  # type: ignore[no-untyped-call]  # it has no types
+        return generate_latest(together)
 
 
 def configure_logging(level: str, stream: TextIO = sys.stderr) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from proxy.auth import CACHE_S, LOCAL, MASTER, Auth, Caller
 from proxy.errors import NotAllowed, NotAuthenticated
-from proxy.ledger import Amount, Reservation
+from proxy.ledger import Amount, Reservation, Settlement
 from proxy.ledger.books import Books
 from proxy.ledger.sqlite import SqliteLedger
 from proxy.ledger.store import wall_clock
@@ -137,6 +137,32 @@ async def test_a_caller_knows_what_is_left_of_the_narrowest_budget(auth: Auth, l
     await ledger.reserve(Reservation("a", Account("acme", None, "r"), Amount(), Amount(75, 10), 1, 60.0))
     caller = await auth.caller(f"Bearer {key}")
     assert (caller.left, caller.soft) == (0.25, True)
+
+
+async def test_a_soft_budget_alerts_once_when_it_is_used_and_once_when_it_has_room(ledger: SqliteLedger) -> None:
+    heard: list[tuple[str, bool]] = []
+    clock = Clock()
+    auth = Auth(
+        ledger,
+        master_key=None,
+        open_to_all=False,
+        clock=clock,
+        alert=lambda tenant, used: heard.append((tenant, used)),
+    )
+    key = await ledger.run(lambda books: books.create_key("acme"))
+    await ledger.run(lambda books: books.update_tenant("acme", soft_nano=30))
+    await auth.caller(f"Bearer {key}")
+    assert heard == []
+    await ledger.reserve(Reservation("a", Account("acme", None, "r"), Amount(), Amount(30, 10), 1, 60.0))
+    for _ in range(3):
+        clock.now += CACHE_S
+        await auth.caller(f"Bearer {key}")
+    assert heard == [("acme", True)]
+    ledger.settle(Settlement("a", Account("acme", None, "r"), ()))
+    await ledger.flush()
+    clock.now += CACHE_S
+    await auth.caller(f"Bearer {key}")
+    assert heard == [("acme", True), ("acme", False)]
 
 
 async def test_a_blocked_key_is_told_so(auth: Auth, ledger: SqliteLedger, key: str) -> None:

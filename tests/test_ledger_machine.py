@@ -276,11 +276,12 @@ class PostgresMachine(LedgerMachine):
         return books
 
 
-def run(machine: type[LedgerMachine]) -> None:
+def run(machine: type[LedgerMachine], examples: int) -> None:
+    """So many runs of about 40 steps each."""
     run_state_machine_as_test(
         machine,
         settings=settings(
-            max_examples=250,
+            max_examples=examples,
             stateful_step_count=40,
             deadline=None,
             suppress_health_check=[HealthCheck.too_slow],
@@ -289,8 +290,8 @@ def run(machine: type[LedgerMachine]) -> None:
 
 
 def test_the_books_on_sqlite_hold_under_arbitrary_use() -> None:
-    run(LedgerMachine)
+    run(LedgerMachine, 160)
 
 
 def test_the_books_on_postgres_hold_under_arbitrary_use(postgres: NewDatabase) -> None:
-    run(type("OnPostgres", (PostgresMachine,), {"url": postgres()}))
+    run(type("OnPostgres", (PostgresMachine,), {"url": postgres()}), 110)

@@ -4,17 +4,17 @@ import ipaddress
 import os
 import socket
 import sys
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from functools import cache
-from math import ceil
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import click
 
 from proxy.cli.books import clear_errors
 from proxy.errors import ConfigError, Problem
 
-_NOT_STARTED = 3
+NOT_STARTED = 3
 """The exit status of a server that could not listen; its log says why."""
 
 
@@ -22,16 +22,26 @@ _NOT_STARTED = 3
 @click.option("--config", "config_path", type=click.Path(dir_okay=False, path_type=Path), help="tally.yaml, or JSON.")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option("--port", default=8080, show_default=True, type=click.IntRange(0, 65535), help="Port to listen on.")
+@click.option("--workers", default=1, show_default=True, type=click.IntRange(1, 256), help="Processes that serve.")
 @clear_errors
-def serve(config_path: Path | None, host: str, port: int) -> None:
+def serve(config_path: Path | None, host: str, port: int, workers: int) -> None:
     """Serve the OpenAI API. Without a configuration every LiteLLM model name works, on this machine alone."""
+    with ExitStack() as folders:
+        folder = None
+        if workers > 1:
+            folder = Path(folders.enter_context(TemporaryDirectory(prefix="tally-")))
+            # the metrics' library looks for it when it is imported
+            os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(folder)
+        _serve(config_path, host, port, workers, folder)
+
+
+def _serve(config_path: Path | None, host: str, port: int, workers: int, folder: Path | None) -> None:
     # a server pays for its imports, `tally --help` does not
     import structlog
-    import uvicorn
 
     from proxy.app import Tally
-    from proxy.cli.guard import guarded
-    from proxy.cli.server import Server
+    from proxy.cli.server import Server, settings
+    from proxy.cli.workers import Crew
     from proxy.config import load_config
     from proxy.telemetry import configure_logging
     from proxy.upstream.checking import check_models
@@ -42,37 +52,27 @@ def serve(config_path: Path | None, host: str, port: int) -> None:
     source = str(config_path or "serve")
     for note in check_models(config, source, environ=os.environ, prices=cache(PriceMap)):
         structlog.get_logger("tally").warning("configuration", file=note.file, key=note.key, reason=note.reason)
+    if folder is not None:
+        crew = Crew(config, workers, folder)
+        _keyed(source, host, open_to_all=crew.open_to_all)
+        crew.run(host, port)
+        return
     tally = Tally(config)
-    if tally.open_to_all and not _loopback(host):
-        raise ConfigError(
-            [
-                Problem(
-                    source,
-                    "--host",
-                    f"{host} is reachable from other machines, and nobody has a key: "
-                    "configure tenants with keys or a master_key, or listen on 127.0.0.1",
-                )
-            ]
-        )
-    settings = uvicorn.Config(
-        tally.application(),
-        host=host,
-        port=port,
-        loop="uvloop",
-        http=guarded(config.general_settings.max_header_bytes, config.general_settings.read_s),
-        access_log=False,
-        server_header=False,
-        log_config=None,
-        log_level="warning",
-        timeout_keep_alive=75,
-        # a request that began just now has its whole deadline, and a moment to be answered
-        timeout_graceful_shutdown=min(ceil(config.scaling.deadline_s) + 5, config.general_settings.shutdown_s),
-    )
-    server = Server(settings, tally.stopping)
+    _keyed(source, host, open_to_all=tally.open_to_all)
+    server = Server(settings(tally, host, port), tally.stopping)
     with suppress(KeyboardInterrupt):
         server.run()
     if not server.started:
-        sys.exit(_NOT_STARTED)
+        sys.exit(NOT_STARTED)
+
+
+def _keyed(source: str, host: str, *, open_to_all: bool) -> None:
+    if open_to_all and not _loopback(host):
+        reason = (
+            f"{host} is reachable from other machines, and nobody has a key: "
+            "configure tenants with keys or a master_key, or listen on 127.0.0.1"
+        )
+        raise ConfigError([Problem(source, "--host", reason)])
 
 
 def _loopback(host: str) -> bool:

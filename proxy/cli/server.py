@@ -1,9 +1,13 @@
-"""uvicorn's server, which tells when it begins to stop."""
+"""uvicorn's server, which tells when it begins to stop, and how it is set up."""
 
 import socket
 from collections.abc import Callable
+from math import ceil
 
 import uvicorn
+
+from proxy.app import Tally
+from proxy.cli.guard import guarded
 
 
 class Server(uvicorn.Server):
@@ -17,3 +21,22 @@ class Server(uvicorn.Server):
         """Wait for the requests in flight, and for the application."""
         self._stopping()
         await super().shutdown(sockets)
+
+
+def settings(tally: Tally, host: str, port: int) -> uvicorn.Config:
+    """How uvicorn serves it."""
+    general = tally.config.general_settings
+    return uvicorn.Config(
+        tally.application(),
+        host=host,
+        port=port,
+        loop="uvloop",
+        http=guarded(general.max_header_bytes, general.read_s),
+        access_log=False,
+        server_header=False,
+        log_config=None,
+        log_level="warning",
+        timeout_keep_alive=75,
+        # a request that began just now has its whole deadline, and a moment to be answered
+        timeout_graceful_shutdown=min(ceil(tally.config.scaling.deadline_s) + 5, general.shutdown_s),
+    )

@@ -5,10 +5,16 @@ requests run at once. Every reservation ends exactly once. At idle nothing is re
 ledger's rows.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from proxy.types import Account, Key, Tenant
+
+if TYPE_CHECKING:
+    from proxy.ledger.books import Books
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +90,10 @@ class Settlement:
     rows: tuple[DrawRow, ...]
 
 
+Hot = Reservation | Settlement
+"""What is asked for every upstream call."""
+
+
 @dataclass(frozen=True, slots=True)
 class Ballot:
     """What a draw said, for the ledger: its label (None: abstained), verifier score and mean log-probability."""
@@ -134,7 +144,10 @@ class Credentials:
 
 
 class Ledger(Protocol):
-    """A store of accounts. Every method may be called from any task of one event loop."""
+    """A store of accounts. Every method may be called from any task of one event loop.
+
+    Every awaited method raises LedgerUnavailable while the store cannot be reached or written.
+    """
 
     async def reserve(self, reservation: Reservation) -> int:
         """Reserve for as many of the choices as every budget holds, in one transaction; returns how many."""
@@ -153,6 +166,21 @@ class Ledger(Protocol):
 
     async def authenticate(self, key: str) -> Credentials | None:
         """What a bearer key stands for, or None when it is unknown, revoked or expired."""
+
+    async def outcomes(self, tenant: str, model: str, limit: int) -> list[tuple[float, bool]]:
+        """The confidence of each of the last `limit` judged answers, and whether it was right, latest first."""
+
+    async def scores(self, tenant: str, model: str, limit: int) -> list[list[float]]:
+        """The scores of the samples of each of the last `limit` scored requests, latest first."""
+
+    async def feedback(self, tenant: str, request: str, *, correct: bool) -> bool:
+        """Keep whether an answer was right. False where the tenant has no such request that was answered."""
+
+    async def probe(self) -> None:
+        """Write something, to see that the store takes it."""
+
+    async def run(self, work: Callable[["Books"], T]) -> T:
+        """Run `work` on the books, in one transaction in a thread of its own; its error is raised here."""
 
     async def flush(self) -> None:
         """Return when all that was settled and recorded before is durable."""

@@ -7,12 +7,12 @@ from secrets import token_bytes
 from typing import Self
 
 from proxy.ledger.keys import Keys, NewKey
-from proxy.ledger.reserving import Reserving
 from proxy.ledger.store import Synchronous, connect, connect_read_only
+from proxy.ledger.together import Together
 from proxy.types import Tenant
 
 
-class Books(Reserving, Keys):
+class Books(Together, Keys):
     """Tenants, keys, reservations and rows; many processes may each have the file open.
 
     Errors are those of `proxy.errors`, and sqlite3's own where the file is locked, full or broken.

@@ -1,10 +1,12 @@
 """Which store a `database_url` names: a SQLite file, memory, or Postgres (whose driver is imported only then)."""
 
 from collections.abc import Callable
+from contextlib import closing
 from urllib.parse import urlsplit, urlunsplit
 
 from proxy.errors import ConfigError, Problem
 from proxy.ledger.books import Books
+from proxy.ledger.lock import ServerLock
 from proxy.ledger.sqlite import SqliteLedger
 from proxy.ledger.store import database_path
 from proxy.ledger.written import WrittenLedger
@@ -35,6 +37,31 @@ def open_ledger(url: str, *, clock: Callable[[], float], prepare: Callable[[Book
 
         return PostgresLedger.open(url, clock=clock, prepare=prepare)
     return SqliteLedger.open(url, clock=clock, prepare=prepare)
+
+
+def prepare_ledger(url: str, *, clock: Callable[[], float], prepare: Callable[[Books], None]) -> None:
+    """Make a ledger ready for worker processes, and let go of it: tables, what the dead reserved, `prepare`.
+
+    Raises ConfigError, also for a ledger in memory, which processes cannot share.
+    """
+    if is_postgres(url):
+        from proxy.ledger.postgres import PostgresBooks
+
+        with closing(PostgresBooks.open_url(url, clock=clock)) as books:
+            books.prepare(prepare)
+        return
+    path = database_path(url)
+    if path is None:
+        raise ConfigError(
+            [Problem("sqlite://", "", "is in the memory of one process: workers need a file, or Postgres")]
+        )
+    lock = ServerLock(path)
+    try:
+        with closing(Books.open(path, clock=clock)) as books:
+            books.sweep_all()
+            prepare(books)
+    finally:
+        lock.release()
 
 
 def open_books(url: str, *, clock: Callable[[], float]) -> Books:

@@ -4,9 +4,9 @@ A replica holds an advisory lock for as long as it lives, under a number that it
 can tell what the dead have left reserved, and charges it; what the living reserved is theirs.
 """
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict
+from dataclasses import fields
 from importlib.resources import files
 from secrets import randbits, token_bytes
 from typing import Self
@@ -14,7 +14,7 @@ from typing import Self
 import orjson
 
 from proxy.errors import ConfigError, Problem
-from proxy.ledger import Amount, DrawRow, Reservation, Settlement
+from proxy.ledger import Amount, DrawRow, Hot, Reservation, Settlement
 from proxy.ledger.books import Books
 from proxy.ledger.counters import tenant_scope
 from proxy.ledger.database import StoreLost
@@ -23,17 +23,20 @@ from proxy.ledger.reserving import storable
 from proxy.ledger.schema import MIGRATIONS
 from proxy.ledger.store import MAX_INTEGER
 from proxy.ledger.written import WrittenLedger
+from proxy.types import JSON
 
 _TIMEOUT_S = 0.8
 """How long a statement may take while requests wait for it: they are refused within a second."""
 _OPENING_S = 30.0
 _OWNER_BITS = 62
-_MIGRATING = 7_463_254_001
-"""The advisory lock of whoever makes the tables; no owner can have it, for owners are negative."""
+_DRAW = tuple(field.name for field in fields(DrawRow))
+_MIGRATING, _PREPARING = 7_463_254_001, 7_463_254_002
+"""The advisory locks of whoever makes the tables, or adopts tenants; no owner has them, for owners are negative."""
 
 _RESERVE = "SELECT tally_reserve(?, ?, ?, ?, ?, ?, ?, ?, ?, ?) AS granted"
 _EXTEND = "SELECT tally_extend(?, ?, ?) AS done"
 _SETTLE = "SELECT tally_settle(?, ?, ?::text::jsonb, ?) AS done"
+_GROUP = "SELECT tally_group(?::text::jsonb, ?::text::jsonb, ?, ?) AS told"
 _SLOW, _TAKEN = -1, -2
 
 
@@ -58,7 +61,7 @@ class PostgresLedger(WrittenLedger):
         with ExitStack() as failing:
             failing.callback(books.close)
             books.take_part()
-            prepare(books)
+            books.prepare(prepare)
             failing.pop_all()
         return cls(books)
 
@@ -127,11 +130,24 @@ class PostgresBooks(Books):
         self.owner = str(number)
         self.sweep_dead()
 
+    def prepare(self, prepare: Callable[[Books], None]) -> None:
+        """Have the books prepared, while no other replica does it."""
+        self._db.execute("SELECT pg_advisory_lock(?)", (_PREPARING,))
+        try:
+            prepare(self)
+        finally:
+            self._db.execute("SELECT pg_advisory_unlock(?)", (_PREPARING,))
+
     def lock(self, tenants: Collection[str]) -> None:
         """Lock the counters of several tenants in one order, so that two replicas never wait for each other."""
         if len(tenants) > 1:
             ids = [tenant_scope(tenant) for tenant in tenants]
             self._db.execute("SELECT id FROM scopes WHERE id = ANY (?) ORDER BY id FOR UPDATE", (ids,))
+
+    def probe(self) -> None:
+        """Write a row, the time of this call, to see that the database takes one; and look after the dead."""
+        super().probe()
+        self.sweep_dead()
 
     def sweep_dead(self) -> int:
         """Charge what was reserved by those who are no longer alive; returns how many reservations there were."""
@@ -163,9 +179,28 @@ class PostgresBooks(Books):
     def settle(self, settlement: Settlement) -> bool:
         """End a reservation and charge its rows, also beyond what was reserved. False: it had ended already."""
         cost = sum((row.amount for row in settlement.rows), Amount())
-        row = self.row(_SETTLE, settlement.attempt, _list(cost), _lines(settlement.rows), self.now())
+        row = self.row(
+            _SETTLE, settlement.attempt, _list(cost), orjson.dumps(_lines(settlement.rows)).decode(), self.now()
+        )
         done = _SLOW if row is None else int(row["done"])
         return super().settle(settlement) if done == _SLOW else done > 0
+
+    def together(self, asked: Sequence[Hot], _owners: Sequence[str | None] = ()) -> list[int | bool] | None:
+        """Do all that is asked in one statement, settlements first. None: nothing was done, ask singly."""
+        settles = [each for each in asked if isinstance(each, Settlement)]
+        wishes = [each for each in asked if isinstance(each, Reservation)]
+        ended = {settlement.attempt for settlement in settles}
+        named = ended.union(wish.attempt for wish in wishes)
+        if len(named) < len(asked) or not all(_counts(wish.base, wish.each) for wish in wishes):
+            return None
+        told = (orjson.dumps(lines).decode() for lines in ([_ended(each) for each in settles], _wanted(wishes)))
+        row = self.row(_GROUP, *told, self.owner, self.now())
+        if row is None or row["told"] is None:
+            return None
+        for tenant in {wish.account.tenant for wish, told in zip(wishes, row["told"], strict=True) if told == _SLOW}:
+            self.sweep(tenant)
+        granted = iter(row["told"])
+        return [True if isinstance(each, Settlement) else max(0, next(granted)) for each in asked]
 
     def _sweep_owner(self, owner: str) -> int:
         free = self.row("SELECT pg_try_advisory_xact_lock(?) AS free", int(owner))
@@ -205,6 +240,27 @@ def _list(amount: Amount) -> list[int]:
     return [amount.nano, amount.tokens, amount.samples]
 
 
-def _lines(rows: Iterable[DrawRow]) -> str:
-    lines = [dict(zip(asdict(row), storable(asdict(row).values()), strict=True)) for row in rows]
-    return orjson.dumps(lines).decode()
+def _lines(rows: Iterable[DrawRow]) -> list[JSON]:
+    return [dict(zip(_DRAW, storable(getattr(row, name) for name in _DRAW), strict=True)) for row in rows]
+
+
+def _ended(settlement: Settlement) -> JSON:
+    cost = sum((row.amount for row in settlement.rows), Amount())
+    return {"attempt": settlement.attempt, "cost": _list(cost), "rows": _lines(settlement.rows)}
+
+
+def _wanted(wishes: Iterable[Reservation]) -> list[JSON]:
+    return [
+        {
+            "place": place,
+            "tenant": wish.account.tenant,
+            "key": wish.account.key,
+            "attempt": wish.attempt,
+            "request": wish.account.request,
+            "base": _list(wish.base),
+            "each": _list(wish.each),
+            "choices": wish.choices,
+            "lifetime": wish.lifetime,
+        }
+        for place, wish in enumerate(wishes, 1)
+    ]

@@ -121,7 +121,7 @@ CREATE TABLE scopes (
     reserved_nano BIGINT NOT NULL DEFAULT 0,
     reserved_tokens BIGINT NOT NULL DEFAULT 0,
     reserved_samples BIGINT NOT NULL DEFAULT 0
-);
+) WITH (fillfactor = 50);
 
 CREATE TABLE budgets (
     scope TEXT NOT NULL REFERENCES scopes (id),
@@ -136,7 +136,7 @@ CREATE TABLE budgets (
     tokens BIGINT NOT NULL DEFAULT 0,
     samples BIGINT NOT NULL DEFAULT 0,
     PRIMARY KEY (scope, place)
-);
+) WITH (fillfactor = 50);
 
 CREATE UNIQUE INDEX idx_keys_digest ON keys (digest);
 
@@ -300,5 +300,120 @@ BEGIN
         r.estimated, r.finish_reason, r.latency_ms, r.samples
     FROM jsonb_populate_recordset(NULL::draws, a_rows) AS r;
     RETURN 1;
+END
+$$;
+
+-- Many settlements at once, whose scopes are locked and whose windows hold now.
+CREATE FUNCTION tally_charge(a_settles JSONB, a_now DOUBLE PRECISION) RETURNS VOID LANGUAGE sql AS $$
+    WITH told AS (
+        SELECT * FROM jsonb_to_recordset(a_settles) AS s (attempt TEXT, cost BIGINT[], rows JSONB)
+    ), gone AS (
+        DELETE FROM reservations AS r USING told WHERE r.attempt = told.attempt RETURNING r.*, told.cost, told.rows
+    ), moved AS (
+        SELECT scope, sum(gone.nano)::BIGINT AS nano, sum(gone.tokens)::BIGINT AS tokens,
+            sum(gone.samples)::BIGINT AS samples, sum(cost[1])::BIGINT AS c_nano, sum(cost[2])::BIGINT AS c_tokens,
+            sum(cost[3])::BIGINT AS c_samples
+        FROM gone, unnest(tally_scopes(gone.tenant, gone.key)) AS scope GROUP BY scope
+    ), counted AS (
+        UPDATE scopes SET spent_nano = spent_nano + c_nano, spent_tokens = spent_tokens + c_tokens,
+            spent_samples = spent_samples + c_samples, reserved_nano = reserved_nano - moved.nano,
+            reserved_tokens = reserved_tokens - moved.tokens, reserved_samples = reserved_samples - moved.samples
+        FROM moved WHERE scopes.id = moved.scope
+    ), spent AS (
+        UPDATE budgets SET nano = budgets.nano + c_nano, tokens = budgets.tokens + c_tokens,
+            samples = budgets.samples + c_samples
+        FROM moved WHERE budgets.scope = moved.scope AND (c_nano <> 0 OR c_tokens <> 0 OR c_samples <> 0)
+    )
+    INSERT INTO draws (tenant, "key", request, attempt, settled_at, id, purpose, round, "index", status, model,
+        deployment, prompt_tokens, cached_tokens, completion_tokens, reasoning_tokens, cost_nano, estimated,
+        finish_reason, latency_ms, samples)
+    SELECT gone.tenant, gone.key, gone.request, gone.attempt, a_now, r.id, r.purpose, r.round, r."index", r.status,
+        r.model, r.deployment, r.prompt_tokens, r.cached_tokens, r.completion_tokens, r.reasoning_tokens, r.cost_nano,
+        r.estimated, r.finish_reason, r.latency_ms, r.samples
+    FROM gone, jsonb_populate_recordset(NULL::draws, gone.rows) AS r
+$$;
+
+-- What a whole group asks for, in one statement: settlements first, then wishes, account by account, so that each
+-- scope's row changes a few times a group and not once a call. NULL, and nothing is done, where a window has to begin
+-- or a name is not known: then each is asked for singly. A wish that finds no room gets 0, or
+-- -1 where its tenant has reservations that have expired.
+CREATE FUNCTION tally_group(a_settles JSONB, a_wishes JSONB, a_owner TEXT, a_now DOUBLE PRECISION)
+RETURNS BIGINT[] LANGUAGE plpgsql AS $$
+DECLARE
+    ids TEXT[];
+    account RECORD;
+    wish RECORD;
+    room RECORD;
+    granted BIGINT;
+    answers BIGINT[] := array_fill(0::BIGINT, ARRAY[jsonb_array_length(a_wishes)]);
+    held BIGINT[];
+    nano BIGINT;
+    tokens BIGINT;
+    samples BIGINT;
+BEGIN
+    SELECT array_agg(DISTINCT s) INTO ids FROM (
+        SELECT unnest(tally_scopes(r.tenant, r.key)) AS s FROM reservations AS r
+        WHERE r.attempt IN (SELECT w ->> 'attempt' FROM jsonb_array_elements(a_settles) AS w)
+        UNION SELECT unnest(tally_scopes(w ->> 'tenant', w ->> 'key')) FROM jsonb_array_elements(a_wishes) AS w
+    ) AS named;
+    IF ids IS NULL THEN
+        RETURN answers;
+    END IF;
+    -- tenants first, in one order, so that two replicas never wait for each other
+    PERFORM 1 FROM scopes WHERE id = ANY (ids) ORDER BY id LIKE 'key:%', id FOR UPDATE;
+    IF (SELECT count(*) FROM scopes WHERE id = ANY (ids)) < cardinality(ids)
+        OR EXISTS (
+            SELECT 1 FROM budgets WHERE scope = ANY (ids)
+            AND (window_start IS NULL OR a_now < window_start OR a_now >= coalesce(window_end, 0))
+        )
+        OR EXISTS (
+            SELECT 1 FROM jsonb_array_elements(a_wishes) AS w JOIN reservations AS r ON r.attempt = w ->> 'attempt'
+        )
+    THEN
+        RETURN NULL;
+    END IF;
+    IF jsonb_array_length(a_settles) > 0 THEN
+        PERFORM tally_charge(a_settles, a_now);
+    END IF;
+    FOR account IN
+        SELECT w ->> 'tenant' AS tenant, w ->> 'key' AS key, jsonb_agg(w ORDER BY place) AS wishes
+        FROM jsonb_array_elements(a_wishes) WITH ORDINALITY AS each (w, place) GROUP BY 1, 2 ORDER BY min(place)
+    LOOP
+        ids := tally_scopes(account.tenant, account.key);
+        SELECT bool_or(s.blocked <> 0) AS blocked,
+            min(coalesce(b.max_nano, 9223372036854775807) - b.nano - s.reserved_nano) AS nano,
+            min(coalesce(b.max_tokens, 9223372036854775807) - b.tokens - s.reserved_tokens) AS tokens,
+            min(coalesce(b.max_samples, 9223372036854775807) - b.samples - s.reserved_samples) AS samples
+        INTO room FROM scopes AS s JOIN budgets AS b ON b.scope = s.id WHERE s.id = ANY (ids);
+        held := ARRAY[0, 0, 0];
+        FOR wish IN SELECT * FROM jsonb_to_recordset(account.wishes) AS w (
+            place BIGINT, attempt TEXT, request TEXT, base BIGINT[], each BIGINT[], choices BIGINT,
+            lifetime DOUBLE PRECISION
+        ) LOOP
+            granted := CASE WHEN room.blocked THEN 0 ELSE greatest(0, least(
+                tally_fit(room.nano - held[1], 0, wish.base[1], wish.each[1], wish.choices),
+                tally_fit(room.tokens - held[2], 0, wish.base[2], wish.each[2], wish.choices),
+                tally_fit(room.samples - held[3], 0, wish.base[3], wish.each[3], wish.choices)
+            )) END;
+            IF granted = 0 THEN
+                -- what has expired is to be charged now: it makes no room, but the next window is free of it
+                answers[wish.place] := CASE WHEN EXISTS (
+                    SELECT 1 FROM reservations WHERE tenant = account.tenant AND expires_at <= a_now
+                ) THEN -1 ELSE 0 END;
+                CONTINUE;
+            END IF;
+            nano := wish.base[1] + granted * wish.each[1];
+            tokens := wish.base[2] + granted * wish.each[2];
+            samples := wish.base[3] + granted * wish.each[3];
+            INSERT INTO reservations
+                (attempt, tenant, "key", request, nano, tokens, samples, prompt_tokens, lifetime, expires_at, owner)
+            VALUES (wish.attempt, account.tenant, account.key, wish.request, nano, tokens, samples, wish.base[2],
+                wish.lifetime, a_now + wish.lifetime, a_owner);
+            held := ARRAY[held[1] + nano, held[2] + tokens, held[3] + samples];
+            answers[wish.place] := granted;
+        END LOOP;
+        PERFORM tally_hold(ids, held);
+    END LOOP;
+    RETURN answers;
 END
 $$;

@@ -4,7 +4,7 @@ Every reservation ends once: by its settlement, which charges the rows, or by a 
 nobody knows what the provider billed.
 """
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import astuple, fields
 from typing import Any
 
@@ -15,11 +15,16 @@ from proxy.types import Account
 
 _CHARGED = ("tenant", "key", "request", "attempt", "settled_at")
 _DRAW = [f'"{name}"' for name in (*_CHARGED, *(field.name for field in fields(DrawRow)))]
-_INSERT_DRAW = f"INSERT INTO draws ({', '.join(_DRAW)}) VALUES ({', '.join('?' * len(_DRAW))})"  # noqa: S608 - names of our own
+INSERT_DRAW = f"INSERT INTO draws ({', '.join(_DRAW)}) VALUES ({', '.join('?' * len(_DRAW))})"  # noqa: S608 - names of our own
 _VERDICT = [field.name for field in fields(RequestRow) if field.name not in ("account", "ballots")]
 _INSERT_REQUEST = f"""INSERT INTO requests (tenant, key, id, recorded_at, {", ".join(_VERDICT)})
 VALUES (?, ?, ?, ?, {", ".join("?" * len(_VERDICT))}) ON CONFLICT (tenant, id) DO UPDATE SET
 {", ".join(f"{name} = excluded.{name}" for name in ("key", "recorded_at", *_VERDICT))}"""  # noqa: S608 - names of our own
+INSERT_HELD = """INSERT INTO reservations
+(attempt, tenant, key, request, nano, tokens, samples, prompt_tokens, lifetime, expires_at, owner)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"""
+"""The statement of a reservation, whose values are those of `held_values`."""
+
 _UPDATE_BALLOT = """UPDATE draws SET label = ?, score = ?, mean_logprob = ?
 WHERE request = ? AND tenant = ? AND id = ?"""
 
@@ -61,7 +66,7 @@ class Reserving(Counters):
                 "UPDATE reservations SET expires_at = ? WHERE attempt = ? AND expires_at < ?",
                 (self.now() + held["lifetime"], attempt, self.now() + held["lifetime"]),
             )
-            account = _account(held)
+            account = account_of(held)
             if not self._affordable(account, Amount(), more, 1):
                 self.sweep(account.tenant)
                 return False
@@ -101,10 +106,16 @@ class Reserving(Counters):
                 found = self.rows("SELECT * FROM reservations WHERE tenant = ? AND expires_at <= ?", tenant, self.now())
             return self._lose(list(found))
 
-    def sweep_all(self) -> int:
-        """Charge every reservation: those that made them are dead. Returns how many there were."""
+    def sweep_all(self, but: Collection[str] = ()) -> int:
+        """Charge every reservation: those that made them are dead, `but` these owners. Returns how many there were."""
         with self.transaction():
-            return self._lose(list(self.rows("SELECT * FROM reservations")))
+            found = self.rows("SELECT * FROM reservations").fetchall()
+            return self._lose([held for held in found if held["owner"] not in but])
+
+    def sweep_owner(self, owner: str) -> int:
+        """Charge what an owner that is dead has left reserved; returns how many reservations there were."""
+        with self.transaction():
+            return self._lose(self.rows("SELECT * FROM reservations WHERE owner = ?", owner).fetchall())
 
     def _affordable(self, account: Account, base: Amount, each: Amount, choices: int) -> int:
         standings = self._standings(account)
@@ -116,25 +127,10 @@ class Reserving(Counters):
         return [self.standing(scope) for scope in scopes(account)]
 
     def _hold(self, reservation: Reservation, choices: int) -> None:
-        account, base = reservation.account, reservation.base
-        amount = base + reservation.each.times(choices)
+        account = reservation.account
+        amount = reservation.base + reservation.each.times(choices)
         made = self._db.execute(
-            """INSERT INTO reservations
-            (attempt, tenant, key, request, nano, tokens, samples, prompt_tokens, lifetime, expires_at, owner)
-            VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (attempt) DO NOTHING""",
-            (
-                reservation.attempt,
-                account.tenant,
-                account.key,
-                account.request,
-                amount.nano,
-                amount.tokens,
-                amount.samples,
-                base.tokens,
-                reservation.lifetime,
-                self.now() + reservation.lifetime,
-                self.owner,
-            ),
+            f"{INSERT_HELD} ON CONFLICT (attempt) DO NOTHING", held_values(reservation, amount, self.owner, self.now())
         )
         if not made.rowcount:
             raise ValueError(f"attempt {reservation.attempt!r} is reserved already")
@@ -142,7 +138,7 @@ class Reserving(Counters):
             self._reserve(scope, amount)
 
     def _end(self, held: Row, rows: tuple[DrawRow, ...]) -> None:
-        account, attempt = _account(held), held["attempt"]
+        account, attempt = account_of(held), held["attempt"]
         standings = self._standings(account)
         # never before the windows that it is charged to, also where the clock was put back
         moment = max([self.now(), *(window.start for standing in standings for window in standing.windows)])
@@ -151,7 +147,7 @@ class Reserving(Counters):
         for standing in standings:
             self._charge(standing, cost, Amount(held["nano"], held["tokens"], held["samples"]), moment)
         told = (account.tenant, account.key, account.request, attempt, moment)
-        self._db.executemany(_INSERT_DRAW, [(*told, *storable(astuple(row))) for row in rows])
+        self._db.executemany(INSERT_DRAW, [(*told, *storable(astuple(row))) for row in rows])
 
     def _lose(self, reservations: list[Row]) -> int:
         for held in reservations:
@@ -159,7 +155,24 @@ class Reserving(Counters):
         return len(reservations)
 
 
-def _account(held: Row) -> Account:
+def held_values(wish: Reservation, amount: Amount, owner: str, now: float) -> tuple[object, ...]:
+    """What is written of a reservation that holds `amount`."""
+    account = wish.account
+    told = (wish.attempt, account.tenant, account.key, account.request)
+    return (
+        *told,
+        amount.nano,
+        amount.tokens,
+        amount.samples,
+        wish.base.tokens,
+        wish.lifetime,
+        now + wish.lifetime,
+        owner,
+    )
+
+
+def account_of(held: Row) -> Account:
+    """Whose a reservation is."""
     return Account(held["tenant"], held["key"], held["request"])
 
 

@@ -1,6 +1,6 @@
 """The ledger on one SQLite file, or in memory."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import ExitStack
 from secrets import token_bytes
 from typing import Self
@@ -27,10 +27,11 @@ class SqliteLedger(WrittenLedger):
         pepper: bytes | None = None,
         synchronous: Synchronous = "FULL",
         prepare: Callable[[Books], None] = lambda _: None,
+        living: Collection[str] = (),
     ) -> Self:
         """Open `sqlite:///FILE` (`sqlite://`: memory) for a server, and charge what a dead one left reserved.
 
-        `prepare` has the books to itself before anybody else.
+        `prepare` has the books to itself before anybody else; `living` are owners whose reservations stay.
         `clock` is the wall clock, in seconds since 1970. Raises ConfigError, also when another server has the file.
         """
         path = database_path(url)
@@ -42,7 +43,7 @@ class SqliteLedger(WrittenLedger):
         with ExitStack() as failing:
             failing.callback(lock.release)
             books = Books.open(path, clock=clock, token=token, pepper=pepper, synchronous=synchronous, busy_s=_BUSY_S)
-            books.sweep_all()
+            books.sweep_all(living)
             prepare(books)
             failing.pop_all()
         return cls(books, lock)

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 
 from proxy.errors import LedgerUnavailable
+from proxy.ledger import Hot, RequestRow, Reservation, Settlement
 from proxy.ledger.books import Books
 from proxy.ledger.database import StoreLost, unavailable
 
@@ -34,12 +35,32 @@ class Operation:
     """Work on the books. A `kept` one is tried until it is committed; others are refused while the store fails.
 
     `run` may be called again, after a transaction that came to nothing. `tenant` is whose counters it changes.
+    `hot` is what `run` does, where the books may do it together with others of its kind, and `owner` whose it is.
     """
 
     run: Callable[[Books], object]
     answer: Answer | None = None
     kept: bool = False
     tenant: str | None = None
+    hot: Hot | None = None
+    owner: str | None = None
+
+
+def reserving(reservation: Reservation) -> Operation:
+    """The work of a reservation."""
+    return Operation(lambda books: books.reserve(reservation), tenant=reservation.account.tenant, hot=reservation)
+
+
+def settling(settlement: Settlement) -> Operation:
+    """The work of a settlement."""
+    return Operation(
+        lambda books: books.settle(settlement), kept=True, tenant=settlement.account.tenant, hot=settlement
+    )
+
+
+def recording(row: RequestRow) -> Operation:
+    """The work of a verdict."""
+    return Operation(lambda books: books.record(row), kept=True)
 
 
 class _OneFailed(Exception):
@@ -117,9 +138,25 @@ class Writer:
 
     def _attempt(self, group: Sequence[Operation], *, steps: bool) -> list[tuple[object, Exception | None]]:
         """All in one transaction; with `steps` each may fail alone, without the first that fails ends it."""
+        hot = [] if steps else [operation for operation in group if operation.hot is not None]
+        if len(hot) == len(group) > 1:
+            told = self._together(hot)
+            if told is not None:
+                return [(result, None) for result in told]
         with self._books.transaction():
             self._books.lock({operation.tenant for operation in group if operation.tenant is not None})
-            return [self._run(operation, step=steps) for operation in group]
+            told = self._together(hot) if 1 < len(hot) < len(group) else None
+            done = iter(told or ())
+            return [
+                (next(done), None)
+                if told is not None and operation.hot is not None
+                else self._run(operation, step=steps)
+                for operation in group
+            ]
+
+    def _together(self, hot: Sequence[Operation]) -> list[int | bool] | None:
+        asked = [operation.hot for operation in hot if operation.hot is not None]
+        return self._books.together(asked, [operation.owner for operation in hot])
 
     def _run(self, operation: Operation, *, step: bool) -> tuple[object, Exception | None]:
         try:

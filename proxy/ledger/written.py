@@ -3,12 +3,16 @@
 import asyncio
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from typing import TypeVar, cast
 
+from proxy.errors import LedgerUnavailable
 from proxy.ledger import Amount, Credentials, RequestRow, Reservation, Settlement
 from proxy.ledger.books import Books
+from proxy.ledger.feedback import recent_outcomes, tell_feedback
 from proxy.ledger.lock import ServerLock
-from proxy.ledger.writer import Answer, Operation, Writer
+from proxy.ledger.scores import recent_scores
+from proxy.ledger.writer import Answer, Operation, Writer, recording, reserving, settling
 
 T = TypeVar("T")
 
@@ -26,12 +30,10 @@ class WrittenLedger:
     async def reserve(self, reservation: Reservation) -> int:
         """Reserve for as many of the choices as the budget holds; returns how many. Raises NotFound, ValueError."""
         try:
-            return cast(
-                int, await self._ask(lambda books: books.reserve(reservation), tenant=reservation.account.tenant)
-            )
-        except asyncio.CancelledError:
-            # nobody will hear that it was granted, so nothing will be sent for it
-            self.settle(Settlement(reservation.attempt, reservation.account, ()))
+            return cast(int, await self._ask(reserving(reservation)))
+        except (asyncio.CancelledError, LedgerUnavailable):
+            # nobody will hear that it was granted, and a store that was lost may have granted it all the same
+            self._release(reservation)
             raise
 
     async def extend(self, attempt: str, more: Amount) -> bool:
@@ -40,25 +42,43 @@ class WrittenLedger:
 
     def settle(self, settlement: Settlement) -> None:
         """End a reservation and charge its rows, once. Never waits."""
-        self._writer.submit(
-            Operation(lambda books: books.settle(settlement), kept=True, tenant=settlement.account.tenant)
-        )
+        self._writer.submit(settling(settlement))
 
     def record(self, row: RequestRow) -> None:
         """Write a request's verdict and its draws' ballots. Never waits."""
-        self._writer.submit(Operation(lambda books: books.record(row), kept=True))
+        self._writer.submit(recording(row))
 
     async def authenticate(self, key: str) -> Credentials | None:
         """What a bearer key stands for, or None when it is unknown, revoked or expired."""
         return await self.run(lambda books: books.credentials(key))
 
+    async def outcomes(self, tenant: str, model: str, limit: int) -> list[tuple[float, bool]]:
+        """The confidence of each of the last `limit` judged answers, and whether it was right, latest first."""
+        return await self.run(lambda books: recent_outcomes(books, tenant, model, limit))
+
+    async def scores(self, tenant: str, model: str, limit: int) -> list[list[float]]:
+        """The scores of the samples of each of the last `limit` scored requests, latest first."""
+        return await self.run(lambda books: recent_scores(books, tenant, model, limit))
+
+    async def feedback(self, tenant: str, request: str, *, correct: bool) -> bool:
+        """Keep whether an answer was right. False where the tenant has no such request that was answered."""
+        return await self.run(lambda books: tell_feedback(books, tenant, request, correct=correct))
+
+    async def probe(self) -> None:
+        """Write something, to see that the store takes it."""
+        await self.run(lambda books: books.probe())
+
     async def run(self, work: Callable[[Books], T]) -> T:
         """Run `work` on the books, in one transaction in the writer's thread; its error is raised here."""
-        return cast(T, await self._ask(work))
+        return cast(T, await self._ask(Operation(work)))
+
+    def submit(self, operation: Operation) -> None:
+        """Add work whose answer is heard in the writer's thread. Raises LedgerUnavailable once closed."""
+        self._writer.submit(operation)
 
     async def flush(self) -> None:
         """Return when all that was settled and recorded before is on disk, however long the store is broken."""
-        await self._ask(lambda _: None, kept=True)
+        await self._ask(Operation(lambda _: None, kept=True))
 
     async def close(self) -> None:
         """Write what is left and let go of the file. A store that stays broken is given up after some seconds."""
@@ -67,10 +87,15 @@ class WrittenLedger:
         if self._lock is not None:
             self._lock.release()
 
-    async def _ask(self, work: Callable[[Books], object], *, kept: bool = False, tenant: str | None = None) -> object:
+    def _release(self, reservation: Reservation) -> None:
+        # a closed ledger has ended everything that was reserved, or leaves it to the next start
+        with suppress(LedgerUnavailable):
+            self.settle(Settlement(reservation.attempt, reservation.account, ()))
+
+    async def _ask(self, operation: Operation) -> object:
         loop = asyncio.get_running_loop()
         future: asyncio.Future[object] = loop.create_future()
-        self._writer.submit(Operation(work, _answer(loop, future), kept, tenant))
+        self._writer.submit(replace(operation, answer=_answer(loop, future)))
         return await future
 
 
