@@ -18,6 +18,10 @@ _RETRY_S = 1.0
 """When to come back where too many are being served: nobody knows when the first of them ends."""
 
 
+_Asked = tuple[Passed | None, Passed | None]
+"""What one request more, and one token more, would meet; None without such a limit."""
+
+
 @dataclass(slots=True)
 class _State:
     """`requests` and `tokens` are the theoretical arrival times of the two rates, `inside` are being served."""
@@ -71,7 +75,13 @@ class Admission:
             if (limits.rpm_limit, limits.tpm_limit, limits.max_parallel) != (None, None, None)
         ]
         states = [self._states.setdefault(name, _State()) for name, _ in limited]
-        passed = [_check(state, limits, now) for state, (_, limits) in zip(states, limited, strict=True)]
+        bounds = [limits for _, limits in limited]
+        passed = [_ask(state, limits, now) for state, limits in zip(states, bounds, strict=True)]
+        for state, limits, asked in zip(states, bounds, passed, strict=True):
+            if refusal := _refusal(state, limits, asked):
+                message, retry_after = refusal
+                untaken = [_untaken(*each) for each in zip(states, passed, strict=True)]
+                raise RateLimited(message, retry_after=retry_after, told=_headers(bounds, untaken, now))
         for state, (requests, _) in zip(states, passed, strict=True):
             state.inside += 1
             state.requests = requests.tat if requests is not None else state.requests
@@ -83,7 +93,7 @@ class Admission:
                 if limits.tpm_limit is not None:
                     state.tokens = charge(state.tokens, moment, limits.tpm_limit, tokens)
 
-        return Entry(leave, _headers([limits for _, limits in limited], passed, now))
+        return Entry(leave, _headers(bounds, passed, now))
 
 
 def _share(limits: Limits, workers: int) -> Limits:
@@ -93,21 +103,34 @@ def _share(limits: Limits, workers: int) -> Limits:
     return replace(limits, rpm_limit=rpm, tpm_limit=tpm, max_parallel=parallel)
 
 
-def _check(state: _State, limits: Limits, now: float) -> tuple[Passed | None, Passed | None]:
-    """What a scope says of one request more, and of one token more. Raises RateLimited."""
+def _ask(state: _State, limits: Limits, now: float) -> _Asked:
+    """What a scope says of one request more, and of one token more."""
+    return (
+        None if limits.rpm_limit is None else admit(state.requests, now, limits.rpm_limit),
+        None if limits.tpm_limit is None else admit(state.tokens, now, limits.tpm_limit),
+    )
+
+
+def _refusal(state: _State, limits: Limits, asked: _Asked) -> tuple[str, float] | None:
+    """Why a scope lets nobody in, and for how many seconds; None where it does."""
     if limits.max_parallel is not None and state.inside >= limits.max_parallel:
-        raise RateLimited(f"Rate limit reached: {limits.max_parallel} requests at once.", retry_after=_RETRY_S)
-    requests = None if limits.rpm_limit is None else admit(state.requests, now, limits.rpm_limit)
-    tokens = None if limits.tpm_limit is None else admit(state.tokens, now, limits.tpm_limit)
-    for passed, what in ((requests, f"{limits.rpm_limit} requests"), (tokens, f"{limits.tpm_limit} tokens")):
+        return f"Rate limit reached: {limits.max_parallel} requests at once.", _RETRY_S
+    for passed, what in zip(asked, (f"{limits.rpm_limit} requests", f"{limits.tpm_limit} tokens"), strict=True):
         if passed is not None and not passed.allowed:
-            raise RateLimited(f"Rate limit reached: {what} a minute.", retry_after=passed.retry_after)
-    return requests, tokens
+            return f"Rate limit reached: {what} a minute.", passed.retry_after
+    return None
 
 
-def _headers(
-    limits: Sequence[Limits], passed: Sequence[tuple[Passed | None, Passed | None]], now: float
-) -> dict[str, str]:
+def _untaken(state: _State, asked: _Asked) -> _Asked:
+    """The same, where the request is not let in after all and so takes nothing."""
+    requests, tokens = asked
+    return (
+        requests and requests._replace(tat=state.requests, remaining=requests.remaining + requests.allowed),
+        tokens and tokens._replace(tat=state.tokens, remaining=tokens.remaining + tokens.allowed),
+    )
+
+
+def _headers(limits: Sequence[Limits], passed: Sequence[_Asked], now: float) -> dict[str, str]:
     """OpenAI's `x-ratelimit-*` headers, each kind of the scope that has least left of it."""
     told: dict[str, str] = {}
     for place, (kind, name) in enumerate((("requests", "rpm_limit"), ("tokens", "tpm_limit"))):

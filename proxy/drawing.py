@@ -227,7 +227,7 @@ class Wave:
             deadline=query.deadline,
             taken=place.taken,
         ) as call:
-            if not call.granted:
+            if not call.granted or self._too_few(call.granted, len(draws)):
                 raise BudgetExceeded("The budget does not hold this draw.")
             for draw in draws[call.granted :]:
                 self._out(draw, Denied(draw))
@@ -242,6 +242,11 @@ class Wave:
         if got and call.whole:
             deployment.came(got, of=call.granted)
         return got
+
+    def _too_few(self, granted: int, wanted: int) -> bool:
+        """Whether the budget holds one sample of several, and the tenant wants nothing less than a vote."""
+        first = not self._query.drawn and self._query.plan.strategy.name != "off"
+        return first and granted == 1 < wanted and self._query.plan.tenant.on_exhausted == "refuse"
 
     async def _read(
         self, tasks: asyncio.TaskGroup, call: MeteredCall, kind: Draw, draws: Sequence[int], left: float

@@ -22,7 +22,7 @@
 Each maps to OpenAI's error envelope at the HTTP edge (`proxy.api.wire`).
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 
@@ -133,15 +133,16 @@ class LowConfidence(TallyError):
 
 
 class RateLimited(TallyError):
-    """Too many requests; `retry_after` seconds from now there is room."""
+    """Too many requests; `retry_after` seconds from now there is room. `told` are the headers that say what is left."""
 
     status = 429
     type = "rate_limit_error"
     code = "rate_limit_exceeded"
 
-    def __init__(self, message: str, *, retry_after: float) -> None:
+    def __init__(self, message: str, *, retry_after: float, told: Mapping[str, str] | None = None) -> None:
         super().__init__(message)
         self.retry_after = retry_after
+        self.told = dict(told or {})
 
 
 class ClientGone(TallyError):

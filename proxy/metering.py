@@ -429,6 +429,7 @@ class MeteredCall:
             estimated=usage.estimated,
             finish_reason=None,
             latency_ms=int((self._clock() - self._started) * 1000),
-            samples=self._errand.samples,
+            # a call that took nothing is no sample
+            samples=self._errand.samples if usage.prompt or usage.completion else 0,
         )
         return rows(whole, parts, costs, self._finish)

@@ -151,6 +151,7 @@ def verdict(query: Query, reason: str | None) -> Verdict:
     confidence = _confidence(votes, voted) if scaled and reason != PROSE else None
     chance_right = None if confidence is None or query.calibration is None else query.calibration.chance(confidence)
     winners = _winners(query.plan, samples, candidates, votes, returned.place)
+    told = _reason(query, reason, samples, votes)
     return Verdict(
         strategy=query.plan.strategy.name,
         choice=returned.choice,
@@ -161,7 +162,7 @@ def verdict(query: Query, reason: str | None) -> Verdict:
         votes=tuple((texts[label], count) for label, count in votes.counts),
         confidence=confidence,
         first_answer=samples[0].answer.text if samples[0].answer else None,
-        reason=_reason(query, reason, samples, votes),
+        reason=told,
         purse=query.purse,
         head=query.head,
         ballots=tuple(
@@ -180,7 +181,7 @@ def verdict(query: Query, reason: str | None) -> Verdict:
         low_confidence=_low(query.plan, confidence if chance_right is None else chance_right),
         others=tuple(samples[place].choice for place in winners[1:]),
         winners=winners,
-        degraded=query.plan.degraded,
+        degraded=_degraded(query, told, len(samples)),
     )
 
 
@@ -287,6 +288,13 @@ def _reason(query: Query, reason: str | None, samples: Sequence[Drawn], votes: V
         return FAILED
     unscored = scored(strategy) and all(sample.score is None for sample in samples)
     return NO_SCORES if unscored and told in _ENOUGH else told
+
+
+def _degraded(query: Query, reason: str | None, samples: int) -> Degraded | None:
+    """What was taken away because the budget runs short: by the plan, or when draws were denied."""
+    if query.plan.degraded is not None or reason != BUDGET or query.plan.strategy.name == "off":
+        return query.plan.degraded
+    return "single" if samples == 1 else "rounds"
 
 
 def _confidence(votes: Votes, label: object) -> float | None:

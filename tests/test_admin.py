@@ -209,6 +209,12 @@ def test_a_keys_limits_hold_live(admin: Admin, team: str) -> None:
     )
     assert admin.chat(poor, max_tokens=100).status_code == 402
     assert [admin.chat(slow).status_code for _ in range(2)] == [200, 429]
+    for path in ("chat/completions", "completions", "responses", "embeddings", "feedback"):
+        late = admin.stage.post({}, path=f"/v1/{path}", key=slow)
+        assert (late.status_code, late.headers["x-ratelimit-remaining-requests"]) == (429, "0"), path
+        assert late.headers["x-ratelimit-limit-requests"] == "1"
+    late = admin.stage.get("/key/info", key=slow)
+    assert (late.status_code, late.headers["x-ratelimit-remaining-requests"]) == (429, "0")
     assert admin.chat(narrow).status_code == 403
     assert admin.chat(narrow, "self_consistency", model="big").status_code == 403
     assert admin.chat(narrow, model="big").status_code == 200
@@ -238,6 +244,23 @@ def test_a_team_is_blocked_unblocked_and_deleted_with_its_keys(admin: Admin) -> 
     until(lambda: admin.chat(secret).status_code == 401)
     refused(admin.get("/team/info", team_id=name), 404)
     refused(admin.post("/team/new", {"team_id": name}), 400)
+
+
+def test_the_team_default_and_tallys_own_names_stay(admin: Admin) -> None:
+    admin.made()
+    assert "block it" in refused(admin.post("/team/delete", {"team_ids": ["default"]}), 400)
+    assert admin.made()["team_id"] == "default"
+    for name in ("master", "local"):
+        assert "tally's own" in refused(admin.post("/team/new", {"team_id": name}), 400)
+
+
+def test_what_a_deleted_team_has_spent_is_still_told(admin: Admin) -> None:
+    name = good(admin.post("/team/new", {}))["team_id"]
+    assert admin.chat(admin.made(team_id=name)["key"]).status_code == 200
+    until(lambda: bool(good(admin.get("/spend/logs", team_id=name))))
+    good(admin.post("/team/delete", {"team_ids": [name]}))
+    assert {line["team_id"] for line in good(admin.get("/spend/logs", team_id=name))} == {name}
+    refused(admin.get("/spend/logs", team_id="nobody"), 404)
 
 
 def test_what_the_file_manages_is_edited_there_alone(admin: Admin) -> None:

@@ -69,6 +69,23 @@ def test_requests_at_once_have_a_bound_and_leave_once(admission: Admission) -> N
         admission.enter(scopes)
 
 
+def test_a_refusal_tells_what_is_left_and_takes_nothing(admission: Admission, clock: SimpleNamespace) -> None:
+    tenant, key = ("tenant:acme", Tenant("acme", rpm_limit=3, tpm_limit=600)), ("key:k", Limits(rpm_limit=1))
+    admission.enter([tenant, key])
+    clock.now += 15
+    for _ in range(2):
+        with pytest.raises(RateLimited) as caught:
+            admission.enter([tenant, key])
+        assert caught.value.told == {
+            "x-ratelimit-limit-requests": "1",
+            "x-ratelimit-remaining-requests": "0",
+            "x-ratelimit-reset-requests": "45s",
+            "x-ratelimit-limit-tokens": "600",
+            "x-ratelimit-remaining-tokens": "600",
+            "x-ratelimit-reset-tokens": "0ms",
+        }
+
+
 def test_a_block_that_fails_leaves(admission: Admission) -> None:
     scopes = [("acme", Limits(max_parallel=1))]
     with pytest.raises(ZeroDivisionError), admission.enter(scopes):

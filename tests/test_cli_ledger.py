@@ -4,6 +4,8 @@ import csv
 import io
 import json
 import sqlite3
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import fields, replace
 from pathlib import Path
@@ -29,6 +31,7 @@ from proxy.ledger.reports import draws
 from proxy.ledger.store import wall_clock
 from proxy.types import Account, Budget, Key, Limits, Tenant
 from tests.postgres import NewDatabase
+from tests.process import environment
 from tests.test_ledger import end, row, verdict, wish
 
 Run = Callable[..., Result]
@@ -41,10 +44,10 @@ def run(tmp_path: Path) -> Run:
     config = tmp_path / "tally.json"
     config.write_text(json.dumps({"general_settings": {"database_url": f"sqlite:///{tmp_path / 'tally.db'}"}}))
 
-    def invoke(line: str, *more: str, config: Path = config) -> Result:
+    def invoke(line: str, *more: str, config: Path = config, **env: str) -> Result:
         name, *words = line.split()
         group: click.Group = GROUPS[name]
-        return CliRunner(env={"COLUMNS": "200"}).invoke(group, [*words, *more, "--config", str(config)])
+        return CliRunner(env={"COLUMNS": "200"} | env).invoke(group, [*words, *more, "--config", str(config)])
 
     return invoke
 
@@ -314,6 +317,51 @@ def test_a_key_is_printed_alone_once_and_listed_by_its_id(run: Run, books: Books
     assert "revoked" in ok(run("key list"))
 
 
+def test_the_ids_of_keys_are_whole_in_a_narrow_terminal_and_told_when_they_are_made(run: Run, books: Books) -> None:
+    ok(run("tenant add acme"))
+    made = run("key create acme")
+    found = books.authenticate(ok(made).strip())
+    assert found is not None
+    assert made.stderr.rstrip().endswith(found[1].id)
+    rotated = run(f"key rotate {found[1].id}")
+    new = books.authenticate(ok(rotated).strip())
+    assert new is not None
+    assert rotated.stderr.rstrip().endswith(new[1].id)
+    narrow = run("key list", COLUMNS="80", FORCE_COLOR="1")
+    assert found[1].id in ok(narrow)
+    assert new[1].id in ok(narrow)
+
+
+@pytest.mark.parametrize("name", ["master", "local"])
+def test_tallys_own_tenants_get_neither_keys_nor_limits(run: Run, books: Books, name: str) -> None:
+    books.add_tenant(Tenant(name))
+    assert "tally's own" in refused(run(f"key create {name}"))
+    assert "tally's own" in refused(run(f"tenant add {name}"))
+
+
+def test_the_default_tenant_is_not_deleted(run: Run) -> None:
+    ok(run("tenant add default"))
+    assert "block it" in refused(run("tenant delete default"))
+    ok(run("tenant block default"))
+
+
+def test_the_rows_of_a_deleted_tenant_are_shown_and_exported(run: Run, used: Books) -> None:
+    ok(run("tenant delete acme"))
+    assert "0.00000001" in ok(run("ledger show --tenant acme"))
+    assert '"d0"' in ok(run("ledger export --jsonl --tenant acme"))
+    assert "no tenant" in refused(run("ledger show --tenant nobody"))
+
+
+def test_a_limit_on_money_that_stands_only_in_further_windows_is_listed(run: Run) -> None:
+    ok(run("tenant add acme --token-budget 7 --budget 20/1mo --budget 5/1d --budget 9tokens/1d"))
+    listed = ok(run("tenant list"))
+    assert "5 " in listed
+    assert "1d" in listed
+    assert "no limit" not in listed
+    shown = ok(run("ledger show")).splitlines()[-2].split()
+    assert shown[:2] == ["acme", "5"]
+
+
 def test_a_key_expires_on_its_day(run: Run, books: Books) -> None:
     ok(run("tenant add acme"))
     ok(run("key create acme --expires 2999-01-01"))
@@ -370,6 +418,30 @@ def test_the_ledger_shows_tenants_and_their_last_requests(run: Run, used: Books)
 def test_the_ledger_is_exported_as_csv(run: Run, used: Books) -> None:
     (line,) = csv.DictReader(io.StringIO(ok(run("ledger export --csv"))))
     assert (line["id"], line["cost_nano"], line["label"], line["first_answer"]) == ("d0", "5", "[bold]42", "41")
+
+
+@pytest.mark.parametrize("store", ["sqlite", "postgres"])
+def test_an_export_whose_reader_goes_away_ends_quietly(
+    request: pytest.FixtureRequest, tmp_path: Path, store: str
+) -> None:
+    url = request.getfixturevalue("postgres")() if store == "postgres" else f"sqlite:///{tmp_path / 'many.db'}"
+    many = open_books(url, clock=wall_clock)
+    many.add_tenant(Tenant("acme"))
+    many.reserve(wish("a", 10_000))
+    many.settle(end("a", *(row(f"d{place}") for place in range(1000))))
+    many.close()
+    config = tmp_path / "many.json"
+    config.write_text(json.dumps({"general_settings": {"database_url": url}}))
+    command = [sys.executable, "-m", "proxy", "ledger", "export", "--jsonl", "--config", str(config)]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment(), text=True
+    ) as export:
+        assert export.stdout is not None
+        assert export.stderr is not None
+        assert json.loads(export.stdout.readline())["id"] == "d0"
+        export.stdout.close()
+        assert export.stderr.read() == ""
+        assert export.wait(30) == 1
 
 
 def test_an_export_of_nothing_is_a_header(run: Run) -> None:

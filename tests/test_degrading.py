@@ -116,9 +116,10 @@ def test_every_reply_says_what_was_taken_away_and_the_budget_is_used_to_its_end(
         time.sleep(CACHE_S + 0.05)
 
     seen = []
-    for left in (1.0, 0.08, 0.015):
+    for left in (1.0, 0.08, 0.018):
         spend_until(left)
         answer = stage.ask()
+        assert answer.status_code == 200, answer.text
         seen.append((answer.headers.get("x-tally-degraded"), answer.json()["tally"].get("degraded")))
         seen.append((answer.headers["x-tally-strategy"], answer.headers["x-tally-samples"]))
     assert seen == [
@@ -135,3 +136,24 @@ def test_every_reply_says_what_was_taken_away_and_the_budget_is_used_to_its_end(
     balance = stage.tally.balance()
     assert balance.ok
     assert balance.spent.nano == stage.upstream.meter.cost_nano(RATES) <= SAMPLES * ONE
+
+
+def test_draws_that_the_budget_denied_are_told_as_taken_away(tmp_path: Path) -> None:
+    with FakeUpstream("42") as upstream:
+        tenants: list[dict[str, Any]] = [
+            {"name": "single", "keys": ["sk-single-0123"], "sample_budget": 1},
+            {"name": "few", "keys": ["sk-few-0123"], "sample_budget": 5},
+            {"name": "proud", "keys": ["sk-proud-0123"], "sample_budget": 1, "on_exhausted": "refuse"},
+        ]
+        with ServedTally(configuration(upstream.base_url, tmp_path, tenants=tenants)) as tally:
+            body = {**ASK, "max_tokens": 20, "tally": {"strategy": "self_consistency"}}
+            told = {tenant["name"]: tally.post(body, key=tenant["keys"][0]) for tenant in tenants}
+            seen = {
+                name: (answer.headers.get("x-tally-degraded"), answer.json()["tally"]["samples"])
+                for name, answer in told.items()
+                if answer.status_code == 200
+            }
+            assert seen == {"single": ("single", 1), "few": ("rounds", 5)}
+            assert told["proud"].status_code == 402
+            assert tally.balance("proud").spent.samples == 0
+            assert sum(call.n for call in upstream.calls) == 6

@@ -238,7 +238,15 @@ def test_what_has_no_price_of_its_own_in_a_tier_or_a_service_costs_what_it_usual
     assert rates.at(200_001) == Rates(2_000_000, 4_000_000, 100_000, kinds)
     # reasoning is a part of the output whose price the service sets
     assert rates.at(128_001, "priority") == Rates(3_000_000, 8_000_000, 100_000)
-    assert rates.at(200_001, "priority") == Rates(2_000_000, 8_000_000, 100_000)
+    assert rates.at(200_001, "priority") == Rates(3_000_000, 8_000_000, 100_000)
+
+
+def test_a_service_without_a_price_above_a_threshold_is_not_cheaper_there(prices: PriceMap) -> None:
+    rates = prices.rates("gpt-5.5")
+    assert rates is not None
+    below, above, usual = rates.at(272_000, "priority"), rates.at(272_001, "priority"), rates.at(272_001)
+    assert (below.input, above.input, usual.input) == (12_500_000, 12_500_000, 10_000_000)
+    assert above.output >= max(below.output, usual.output)
 
 
 def test_where_a_provider_says_so_a_tier_begins_at_its_threshold() -> None:

@@ -103,6 +103,8 @@ def test_an_error_has_its_status_and_headers(error: TallyError, status: int, hea
 
 def test_the_status_of_a_spent_budget_can_be_configured() -> None:
     assert error_response(BudgetExceeded("x"), {}, 429).status_code == 429
+    limited = error_response(RateLimited("x", retry_after=1.5, told={"x-ratelimit-limit-requests": "1"}), {})
+    assert (limited.headers["retry-after"], limited.headers["x-ratelimit-limit-requests"]) == ("2", "1")
     assert error_response(NotFound("x"), {}, 429).status_code == 404
 
 

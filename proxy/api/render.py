@@ -103,6 +103,8 @@ def tally_headers(found: Verdict) -> Mapping[str, str]:
         headers |= LOW_CONFIDENCE
     if found.reason is not None:
         headers["x-tally-reason"] = found.reason
+    if found.degraded is not None:
+        headers["x-tally-degraded"] = found.degraded
     return headers
 
 

@@ -3,11 +3,18 @@
 Money is in US dollars, as the replies have it; tokens and samples are counts.
 """
 
-from typing import Any
+from typing import Any, get_args
 
-from proxy.types import JSON, STRATEGIES
+from proxy.types import JSON, STRATEGIES, Degraded
 
-ERROR_HEADERS = ("x-request-id", "retry-after", "x-should-retry")
+_DEGRADED = get_args(Degraded)
+
+RATE_HEADERS = tuple(
+    f"x-ratelimit-{what}-{kind}" for what in ("limit", "remaining", "reset") for kind in ("requests", "tokens")
+)
+"""Headers that say what is left of `rpm_limit` and `tpm_limit`, where there are such limits."""
+
+ERROR_HEADERS = ("x-request-id", "retry-after", "x-should-retry", *RATE_HEADERS)
 """Headers that an error may have."""
 
 TALLY_HEADERS = (
@@ -17,7 +24,9 @@ TALLY_HEADERS = (
     "x-tally-samples",
     "x-tally-confidence",
     "x-tally-low-confidence",
+    "x-tally-degraded",
     "x-tally-cost-usd",
+    *RATE_HEADERS,
 )
 """Headers that an answer may have."""
 
@@ -31,8 +40,10 @@ def headers() -> JSON:
         "x-tally-strategy": _one_of(*STRATEGIES),
         "x-tally-samples": _text(pattern="^[0-9]+$"),
         "x-tally-low-confidence": _one_of("true"),
+        "x-tally-degraded": _one_of(*_DEGRADED),
         "x-tally-cost-usd": _text(pattern="^[0-9]+([.][0-9]+)?$"),
         "x-tally-confidence": _text(pattern="^[01][.][0-9]{4}$"),
+        **{name: _text(pattern="^([0-9]+|[0-9.]+(ms|s)|[0-9]+m[0-9]+s)$") for name in RATE_HEADERS},
     }
     return {
         name: special.get(name, _text()) for name in {**dict.fromkeys(TALLY_HEADERS), **dict.fromkeys(ERROR_HEADERS)}
@@ -174,6 +185,7 @@ def _tally() -> JSON:
     sometimes: JSON = {
         "reused": _count(),
         "low_confidence": {"type": "boolean"},
+        "degraded": _one_of(*_DEGRADED),
         "winners": _list(_count()),
         "composed": {"type": "boolean"},
         "picked": _one_of("none", "central", "universal"),

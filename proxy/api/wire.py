@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, Valida
 from starlette.responses import Response
 
 from proxy.config import AnswerConfig
-from proxy.errors import BodyTooSlow, BudgetExceeded, RequestInvalid, TallyError, UpstreamError
+from proxy.errors import BodyTooSlow, BudgetExceeded, RateLimited, RequestInvalid, TallyError, UpstreamError
 from proxy.plan import Wish
 from proxy.types import JSON, STRATEGIES, LowConfidence, StrategyName, VerdictRule
 
@@ -155,6 +155,8 @@ def error_response(error: TallyError, headers: Mapping[str, str], budget_status:
     shown = scrubbed(error)
     status = shown_status(shown, budget_status)
     extra = dict(headers)
+    if isinstance(shown, RateLimited):
+        extra |= shown.told
     if shown.retry_after is not None:
         extra["retry-after"] = str(-(-shown.retry_after // 1)).removesuffix(".0")
     if isinstance(shown, BodyTooSlow):

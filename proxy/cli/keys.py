@@ -6,16 +6,17 @@ from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import click
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from proxy.cli.books import clear_errors, config_option, moment, open_books, read_books
+from proxy.cli.console import console
 from proxy.cli.limits import budget_facts, changed, given, limit_facts, limit_options, option
 from proxy.config.limits import seconds
 from proxy.ledger.keys import KeyChanges
 from proxy.ledger.reports import Sheet, sheet_of
 from proxy.ledger.store import wall_clock
+from proxy.ledger.tenants import refuse_own
 from proxy.types import Key, Limits
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -60,9 +61,11 @@ def create(tenant: str, config_path: Path | None, **options: Any) -> None:  # no
     """Make a key for TENANT and print it, this one time. Its limits hold beside the tenant's."""
     told = given(options)
     said = {name: told.pop(name) for name in _OF_KEY if name in told}
+    refuse_own(tenant, "tenant")
     with open_books(config_path) as books:
         made = books.create_key(tenant, limits=Limits(**told), **said)
-    _show_once(made)
+        key_id = books.key_id(made)
+    _show_once(made, key_id)
 
 
 @key.command()
@@ -86,7 +89,11 @@ def list_keys(tenant: str | None, config_path: Path | None) -> None:
     """List keys by their public ids."""
     with read_books(config_path) as books:
         found = books.keys(tenant)
-    table = Table("key", "tenant", "alias", "ends in", "created, UTC", "expires, UTC", "state")
+    table = Table()
+    # a command takes the whole id
+    table.add_column("key", no_wrap=True, min_width=max((len(one.id) for one in found), default=0))
+    for name in ("tenant", "alias", "ends in", "created, UTC", "expires, UTC", "state"):
+        table.add_column(name)
     for one in found:
         table.add_row(
             one.id,
@@ -97,7 +104,7 @@ def list_keys(tenant: str | None, config_path: Path | None) -> None:
             moment(one.expires_at),
             _state(one),
         )
-    Console().print(table)
+    console().print(table)
 
 
 @key.command()
@@ -111,7 +118,7 @@ def show(key_id: str, config_path: Path | None) -> None:
     table = Table(show_header=False)
     for label, value in _facts(found):
         table.add_row(label, escape(value))
-    Console().print(table)
+    console().print(table)
 
 
 @key.command()
@@ -134,7 +141,8 @@ def rotate(key_id: str, grace: float | None, config_path: Path | None) -> None:
     """Print a new key with all that an old one has, this one time."""
     with open_books(config_path) as books:
         made = books.rotate_key(key_id, grace or 0.0)
-    _show_once(made)
+        new_id = books.key_id(made)
+    _show_once(made, new_id)
 
 
 @key.command()
@@ -172,9 +180,9 @@ def rotate_pepper(config_path: Path | None) -> None:
     click.echo("the ledger has a new pepper; the one before it is good until the next rotation")
 
 
-def _show_once(made: str) -> None:
+def _show_once(made: str, key_id: str) -> None:
     click.echo(made)
-    click.echo("Keep it now: it is not stored and cannot be shown again.", err=True)
+    click.echo(f"Keep it now: it is not stored and cannot be shown again. Its id is {key_id}", err=True)
 
 
 def _facts(sheet: Sheet[Key]) -> list[tuple[str, str]]:

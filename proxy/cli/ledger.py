@@ -4,17 +4,18 @@ import csv
 import json
 from collections.abc import Iterable, Sequence
 from contextlib import closing
+from math import inf
 from pathlib import Path
 from typing import TextIO
 
 import click
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from proxy.cli.books import clear_errors, config_option, moment
 from proxy.cli.books import read_books as configured_books
+from proxy.cli.console import console
 from proxy.evaluation.stats import wilson
 from proxy.ledger.checking import TenantCheck, check
 from proxy.ledger.comparing import Comparison, comparisons
@@ -25,7 +26,6 @@ from proxy.ledger.store import wall_clock
 from proxy.money import usd
 from proxy.types import JSON, Tenant
 
-_PLAIN_WIDTH = 140
 _LEAST_TEXT = 6
 
 
@@ -49,16 +49,17 @@ def show(tenant: str | None, last: int, compare: bool, as_json: bool, config_pat
         raise click.UsageError("--json goes with --compare")
     with configured_books(config_path) as books, books.reading():
         if tenant is not None:
-            books.tenant(tenant)
+            books.find_tenant(tenant)
         if compare:
             _show_compared(comparisons(books, tenant), as_json=as_json)
             return
         standing = [sheet for sheet in sheets(books) if tenant in (None, sheet.limits.name)]
         latest = verdicts(books, tenant, last)
-    console = _console()
-    console.print(_standing(standing))
+    out = console()
+    if standing or tenant is None:
+        out.print(_standing(standing))
     if latest:
-        console.print(_latest(latest))
+        out.print(_latest(latest))
 
 
 @ledger.command()
@@ -72,11 +73,14 @@ def export(form: str, tenant: str | None, output: TextIO, config_path: Path | No
     """Write every draw beside its request's verdict."""
     with configured_books(config_path) as books:
         if tenant is not None:
-            books.tenant(tenant)
-        if form == "csv":
-            _write_csv(output, draw_columns(books), draws(books, tenant))
-        else:
-            output.writelines(json.dumps(line, ensure_ascii=False) + "\n" for line in draws(books, tenant))
+            books.find_tenant(tenant)
+        # a reader that goes away leaves the query half read, and it must end before the books are closed
+        with closing(draws(books, tenant)) as lines:
+            if form == "csv":
+                _write_csv(output, draw_columns(books), lines)
+            else:
+                output.writelines(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+            output.flush()
 
 
 @ledger.command("check")
@@ -91,7 +95,7 @@ def check_ledger(as_json: bool, keys: bool, config_path: Path | None) -> None:
     if as_json:
         click.echo(json.dumps({"tenants": [result.as_json() for result in results]}))
     else:
-        _console().print(_checked(result for result in results if result.key is None or keys or not result.ok))
+        console().print(_checked(result for result in results if result.key is None or keys or not result.ok))
     if not all(result.ok for result in results):
         raise click.exceptions.Exit(1)
 
@@ -123,13 +127,7 @@ def _show_compared(rows: Sequence[Comparison], *, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps({"compared": [_compared_json(row) for row in rows]}))
     else:
-        _console().print(_compared(rows))
-
-
-def _console() -> Console:
-    # a file or a pipe has no width of its own
-    found = Console()
-    return found if found.is_terminal else Console(width=_PLAIN_WIDTH)
+        console().print(_compared(rows))
 
 
 def _table(columns: Sequence[str], rows: Iterable[tuple[str, ...]]) -> Table:
@@ -159,9 +157,9 @@ def _standing(rows: Iterable[Sheet[Tenant]]) -> Table:
         (
             (
                 sheet.limits.name,
-                "-" if sheet.limits.max_nano is None else usd(sheet.limits.max_nano),
-                moment(sheet.window_end)[5:16] or "-",
-                usd(sheet.window_spent.nano),
+                "-" if sheet.money.budget.max_nano is None else usd(sheet.money.budget.max_nano),
+                moment(None if sheet.money.end == inf else sheet.money.end)[5:16] or "-",
+                usd(sheet.money.spent.nano),
                 usd(sheet.reserved.nano),
                 str(sheet.window_spent.tokens),
                 str(sheet.requests),

@@ -8,16 +8,16 @@ from typing import Any, TypeVar, cast
 
 import click
 from pydantic import ValidationError
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from proxy.cli.books import clear_errors, config_option, open_books, read_books
+from proxy.cli.console import console
 from proxy.cli.limits import budget_facts, changed, given, limit_facts, limit_options, money, number, option
 from proxy.config import AnswerConfig
 from proxy.errors import NotFound
 from proxy.ledger.reports import Sheet, sheets
-from proxy.ledger.tenants import TenantChanges
+from proxy.ledger.tenants import TenantChanges, refuse_own
 from proxy.money import usd
 from proxy.types import AnswerSpec, Tenant
 
@@ -73,6 +73,7 @@ def tenant() -> None:
 @clear_errors
 def add(name: str, config_path: Path | None, **options: Any) -> None:  # noqa: ANN401 - one for each limit
     """Add tenant NAME. A limit that is not given is none."""
+    refuse_own(name, "name")
     with open_books(config_path) as books:
         books.add_tenant(Tenant(name=name, **given(options)))
     click.echo(f"tenant {name} added")
@@ -135,14 +136,14 @@ def list_tenants(config_path: Path | None) -> None:
     for sheet in found:
         table.add_row(
             escape(sheet.limits.name),
-            money(sheet.limits.max_nano),
-            usd(sheet.window_spent.nano),
+            money(sheet.money.budget.max_nano),
+            usd(sheet.money.spent.nano),
             number(sheet.limits.max_tokens),
             str(sheet.window_spent.tokens),
-            sheet.limits.duration or "for ever",
+            sheet.money.budget.duration or "for ever",
             _state(sheet.limits),
         )
-    Console().print(table)
+    console().print(table)
 
 
 @tenant.command()
@@ -158,7 +159,7 @@ def show(name: str, config_path: Path | None) -> None:
     table = Table(show_header=False)
     for label, value in _facts(found[0]):
         table.add_row(label, escape(value))
-    Console().print(table)
+    console().print(table)
 
 
 def _facts(sheet: Sheet[Tenant]) -> list[tuple[str, str]]:

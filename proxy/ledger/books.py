@@ -37,8 +37,11 @@ class Books(Together, Keys):
         """Open an existing file to read, also beside a running server. Raises ConfigError."""
         return cls(connect_read_only(path), clock, token_bytes)
 
-    def lock(self, tenants: Collection[str]) -> None:
-        """Say whose counters the transaction will change. SQLite locks the whole file anyway."""
+    def lock(self, tenants: Collection[str], attempts: Collection[str] = ()) -> None:
+        """Say whose counters the transaction will change: of tenants, and of those whose reservations these are.
+
+        SQLite locks the whole file anyway.
+        """
 
     def probe(self) -> None:
         """Write a row, the time of this call, to see that the file takes one. Raises sqlite3.Error."""

@@ -24,6 +24,7 @@ _KEY_BYTES = 32
 _ID_DIGITS = 12
 _HINT = 4
 _SHORT = 16
+_PEPPERS = "SELECT name, value FROM meta WHERE name IN ('pepper', 'pepper_before')"
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,8 +57,7 @@ class Keys(Tenants):
     ) -> None:
         super().__init__(connection, clock)
         self._token = token
-        self._given = pepper is not None
-        self._peppers: tuple[bytes, ...] = (pepper,) if pepper is not None else ()
+        self._given = pepper
 
     def create_key(
         self,
@@ -167,12 +167,11 @@ class Keys(Tenants):
         Keys that are not used until the next rotation are worthless after it. Raises RequestInvalid where the pepper is
         given from outside.
         """
-        if self._given:
+        if self._given is not None:
             raise RequestInvalid("the pepper of this ledger is given from outside: change it there")
         with self.transaction():
             self._set_meta("pepper_before", self._kept_pepper())
             self._set_meta("pepper", self._token(_KEY_BYTES))
-        self._peppers = ()
 
     def _check_expiry(self, expires_at: float | None) -> None:
         if expires_at is not None and expires_at <= self.now():
@@ -231,15 +230,6 @@ class Keys(Tenants):
 
     def _find(self, key: str) -> Row | None:
         """The row of a key, which is from now on kept under the newest pepper."""
-        found = self._found(key)
-        if found is None and not self._given and self._peppers:
-            # another process may have taken a new pepper since these were read
-            known, self._peppers = self._peppers, ()
-            self._digests(key)
-            found = None if self._peppers == known else self._found(key)
-        return found
-
-    def _found(self, key: str) -> Row | None:
         newest, *before = self._digests(key)
         found = self.row("SELECT * FROM keys WHERE digest = ?", newest)
         for digest in before if found is None else ():
@@ -254,10 +244,17 @@ class Keys(Tenants):
 
     def _digests(self, key: str) -> list[bytes]:
         """The key under the pepper in use and, after a rotation, under the one before it."""
-        if not self._peppers:
-            before = self.row("SELECT value FROM meta WHERE name = 'pepper_before'")
-            self._peppers = (self._kept_pepper(), *([bytes(before["value"])] if before is not None else []))
-        return [hmac.digest(pepper, key.encode("utf-8", "surrogatepass"), "sha256") for pepper in self._peppers]
+        return [hmac.digest(pepper, key.encode("utf-8", "surrogatepass"), "sha256") for pepper in self._peppers()]
+
+    def _peppers(self) -> list[bytes]:
+        """Read anew each time: another process may have taken a new one."""
+        if self._given is not None:
+            return [self._given]
+        kept = {row["name"]: bytes(row["value"]) for row in self.rows(_PEPPERS)}
+        return [
+            kept.get("pepper") or self._kept_pepper(),
+            *([kept["pepper_before"]] if "pepper_before" in kept else []),
+        ]
 
     def _kept_pepper(self) -> bytes:
         with self.transaction():

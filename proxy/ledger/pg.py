@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _CHUNK = 1000
+_ENDS = ("COMMIT", "ROLLBACK")
+_TORN = "the connection was lost in the middle of a transaction"
 
 
 class PostgresCursor:
@@ -57,6 +59,7 @@ class PostgresDatabase:
         self._loop = asyncio.new_event_loop()
         self._open: asyncpg.Connection | None = None
         self._prepared: dict[str, Any] = {}
+        self._begun = False
 
     @property
     def error(self) -> type[Exception]:
@@ -72,9 +75,19 @@ class PostgresDatabase:
     def begin(self) -> None:
         """Rows that are read to be changed are locked one by one."""
         self.execute("BEGIN")
+        self._begun = True
 
     def execute(self, sql: str, values: Sequence[Any] = (), /) -> PostgresCursor:
-        """Run one statement."""
+        """Run one statement. A transaction whose connection was lost in it ends in StoreLost, whatever is asked."""
+        if sql in _ENDS:
+            self._begun = False
+            if not self.in_transaction:
+                raise StoreLost(_TORN)
+            try:
+                return self._ask(lambda open_: self._run(open_, sql, ()))
+            except self.error as error:
+                # whatever Postgres has against it, nothing of the transaction is there
+                raise StoreLost(_reason(error)) from error
         return self._ask(lambda open_: self._run(open_, numbered(sql), values))
 
     def executemany(self, sql: str, values: Iterable[Sequence[Any]], /) -> None:
@@ -110,13 +123,22 @@ class PostgresDatabase:
         try:
             async with asyncio.timeout(self.timeout):
                 return await question(await self._connection())
-        except (TimeoutError, OSError, driver.InterfaceError, driver.PostgresConnectionError) as error:
-            self._drop()
-            raise StoreLost(_reason(error)) from error
         except (
+            TimeoutError,
+            OSError,
+            driver.InterfaceError,
+            driver.InternalClientError,
+            driver.PostgresConnectionError,
             driver.CannotConnectNowError,
             driver.AdminShutdownError,
             driver.CrashShutdownError,
+            driver.InvalidAuthorizationSpecificationError,
+        ) as error:
+            self._drop()
+            raise StoreLost(_reason(error)) from error
+        except (
+            driver.QueryCanceledError,
+            driver.LockNotAvailableError,
             driver.TooManyConnectionsError,
             driver.DeadlockDetectedError,
             driver.SerializationError,
@@ -137,6 +159,10 @@ class PostgresDatabase:
 
     async def _connection(self) -> "asyncpg.Connection":
         if self._open is None or self._open.is_closed():
+            if self._begun:
+                # what came before it in the transaction is gone
+                self._begun = False
+                raise StoreLost(_TORN)
             # the books ask some dozens of things, each prepared once a connection
             self._prepared.clear()
             self._open = await self._asyncpg.connect(self._url, timeout=self.timeout)
@@ -145,6 +171,7 @@ class PostgresDatabase:
         return self._open
 
     def _drop(self) -> None:
+        self._begun = False
         if self._open is not None:
             self._open.terminate()
             self._open = None

@@ -4,6 +4,7 @@ A replica holds an advisory lock for as long as it lives, under a number that it
 can tell what the dead have left reserved, and charges it; what the living reserved is theirs.
 """
 
+import re
 from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import fields
@@ -38,6 +39,7 @@ _EXTEND = "SELECT tally_extend(?, ?, ?) AS done"
 _SETTLE = "SELECT tally_settle(?, ?, ?::text::jsonb, ?) AS done"
 _GROUP = "SELECT tally_group(?::text::jsonb, ?::text::jsonb, ?, ?) AS told"
 _SLOW, _TAKEN = -1, -2
+_OWNER = re.compile(r"-[0-9]{1,19}")
 
 
 class PostgresLedger(WrittenLedger):
@@ -138,10 +140,14 @@ class PostgresBooks(Books):
         finally:
             self._db.execute("SELECT pg_advisory_unlock(?)", (_PREPARING,))
 
-    def lock(self, tenants: Collection[str]) -> None:
+    def lock(self, tenants: Collection[str], attempts: Collection[str] = ()) -> None:
         """Lock the counters of several tenants in one order, so that two replicas never wait for each other."""
-        if len(tenants) > 1:
-            ids = [tenant_scope(tenant) for tenant in tenants]
+        known = set(tenants)
+        if attempts and len(known) + len(attempts) > 1:
+            found = self._db.execute("SELECT DISTINCT tenant FROM reservations WHERE attempt = ANY (?)", ([*attempts],))
+            known.update(row["tenant"] for row in found)
+        if len(known) > 1:
+            ids = [tenant_scope(tenant) for tenant in known]
             self._db.execute("SELECT id FROM scopes WHERE id = ANY (?) ORDER BY id FOR UPDATE", (ids,))
 
     def probe(self) -> None:
@@ -203,9 +209,11 @@ class PostgresBooks(Books):
         return [True if isinstance(each, Settlement) else max(0, next(granted)) for each in asked]
 
     def _sweep_owner(self, owner: str) -> int:
-        free = self.row("SELECT pg_try_advisory_xact_lock(?) AS free", int(owner))
-        if free is None or not free["free"]:
-            return 0
+        # what was copied from another store has an owner who never was here
+        if _OWNER.fullmatch(owner) is not None:
+            free = self.row("SELECT pg_try_advisory_xact_lock(?) AS free", int(owner))
+            if free is None or not free["free"]:
+                return 0
         return self._lose(self.rows("SELECT * FROM reservations WHERE owner = ?", owner).fetchall())
 
 
@@ -221,7 +229,10 @@ def migrate(database: PostgresDatabase) -> None:
     database.begin()
     try:
         database.execute("SELECT pg_advisory_xact_lock(?)", (_MIGRATING,))
-        if version(database) == 0:
+        found = version(database)
+        if found not in (0, len(MIGRATIONS)):
+            raise ConfigError([Problem("database_url", "", f"is a ledger of version {found}, not {len(MIGRATIONS)}")])
+        if found == 0:
             database.script(files("proxy.ledger").joinpath("postgres.sql").read_text())
             names = [(number, change.__name__.lstrip("_")) for number, change in enumerate(MIGRATIONS, 1)]
             database.executemany("INSERT INTO migrations (number, name) VALUES (?, ?)", names)

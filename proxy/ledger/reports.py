@@ -3,13 +3,13 @@
 Every report is one view of the ledger, taken while writers go on.
 """
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import dataclass
 from math import inf
 from typing import Generic, TypeVar
 
 from proxy.ledger import Amount
-from proxy.ledger.counters import TENANT, Standing, key_scope, tenant_scope
+from proxy.ledger.counters import TENANT, Standing, Window, key_scope, tenant_scope
 from proxy.ledger.keys import Keys
 from proxy.ledger.store import Store
 from proxy.types import JSON, Key, Tenant
@@ -47,6 +47,15 @@ class Sheet(Generic[L]):
     def window_spent(self) -> Amount:
         """What was spent in the first window."""
         return self.standing.windows[0].spent
+
+    @property
+    def money(self) -> Window:
+        """The window that limits money: the first, or where that has no such limit the narrowest of the others."""
+        first, *more = self.standing.windows
+        limited = [(window.budget.max_nano, window) for window in more if window.budget.max_nano is not None]
+        if first.budget.max_nano is not None or not limited:
+            return first
+        return min(limited, key=lambda each: each[0])[1]
 
     @property
     def reserved(self) -> Amount:
@@ -111,7 +120,7 @@ def verdicts(store: Store, tenant: str | None = None, limit: int = 20) -> list[R
     return [RequestLine(*row) for row in rows]
 
 
-def draws(store: Store, tenant: str | None = None) -> Iterator[JSON]:
+def draws(store: Store, tenant: str | None = None) -> Generator[JSON, None, None]:
     """Every line of the ledger, of one tenant or of all, in order, beside its request's verdict; as it is read."""
     with store.reading():
         for row in store.stream(_DRAWS, tenant):

@@ -70,22 +70,22 @@ class Reserving(Counters):
             if not self._affordable(account, Amount(), more, 1):
                 self.sweep(account.tenant)
                 return False
-            for scope in scopes(account):
-                self._reserve(scope, more)
-            self._db.execute(
+            # another process may have ended it before its scopes were locked
+            added = self._db.execute(
                 "UPDATE reservations SET nano = nano + ?, tokens = tokens + ? WHERE attempt = ?",
                 (more.nano, more.tokens, attempt),
             )
+            if not added.rowcount:
+                return False
+            for scope in scopes(account):
+                self._reserve(scope, more)
         return True
 
     def settle(self, settlement: Settlement) -> bool:
         """End a reservation and charge its rows, also beyond what was reserved. False: it had ended already."""
         with self.transaction():
             held = self.row("SELECT * FROM reservations WHERE attempt = ?", settlement.attempt)
-            if held is None:
-                return False
-            self._end(held, settlement.rows)
-        return True
+            return held is not None and self._end(held, settlement.rows)
 
     def record(self, row: RequestRow) -> None:
         """Write a verdict, and the ballots beside the draws that are settled."""
@@ -137,22 +137,27 @@ class Reserving(Counters):
         for scope in scopes(account):
             self._reserve(scope, amount)
 
-    def _end(self, held: Row, rows: tuple[DrawRow, ...]) -> None:
-        account, attempt = account_of(held), held["attempt"]
+    def _end(self, found: Row, rows: tuple[DrawRow, ...] | None) -> bool:
+        """End a reservation that was found and charge its rows (None: all that it holds). False: it ended meanwhile."""
+        account, attempt = account_of(found), found["attempt"]
         standings = self._standings(account)
         # never before the windows that it is charged to, also where the clock was put back
         moment = max([self.now(), *(window.start for standing in standings for window in standing.windows)])
-        self._db.execute("DELETE FROM reservations WHERE attempt = ?", (attempt,))
+        # only now that the scopes are locked is it known whether it is still there, and how much it holds
+        held = self.row("DELETE FROM reservations WHERE attempt = ? RETURNING *", attempt)
+        if held is None:
+            return False
+        rows = (_lost(held),) if rows is None else rows
         cost = sum((row.amount for row in rows), Amount())
         for standing in standings:
             self._charge(standing, cost, Amount(held["nano"], held["tokens"], held["samples"]), moment)
         told = (account.tenant, account.key, account.request, attempt, moment)
         self._db.executemany(INSERT_DRAW, [(*told, *storable(astuple(row))) for row in rows])
+        return True
 
     def _lose(self, reservations: list[Row]) -> int:
-        for held in reservations:
-            self._end(held, (_lost(held),))
-        return len(reservations)
+        # tenants in one order, as everybody locks them
+        return sum(self._end(found, None) for found in sorted(reservations, key=lambda found: str(found["tenant"])))
 
 
 def held_values(wish: Reservation, amount: Amount, owner: str, now: float) -> tuple[object, ...]:

@@ -19,7 +19,7 @@ from proxy.ledger.books import Books
 from proxy.ledger.feedback import recent_outcomes, tell_feedback
 from proxy.ledger.frames import Ask, Frame, Frames, framed, told
 from proxy.ledger.scores import recent_scores
-from proxy.ledger.writer import Operation, recording, settling
+from proxy.ledger.writer import Operation, extending, recording, settling
 from proxy.ledger.written import WrittenLedger
 
 
@@ -128,7 +128,7 @@ def _asked(frame: Frame, owner: str) -> Operation:
             return recording(_read(RequestRow, frame.body))
         case Ask.EXTEND:
             attempt, more = _read(tuple[str, Amount], frame.body)
-            return Operation(lambda books: books.extend(attempt, more))
+            return extending(attempt, more)
         case Ask.FLUSH:
             return Operation(lambda _: None, kept=True)
         case _:

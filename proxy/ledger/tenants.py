@@ -6,7 +6,7 @@ from dataclasses import asdict, fields, replace
 from typing import Any, Unpack
 
 from proxy.errors import NotFound, RequestInvalid
-from proxy.ledger.counters import TENANT, tenant_scope
+from proxy.ledger.counters import TENANT, tenant_scope, unknown
 from proxy.ledger.database import Row
 from proxy.ledger.scopes import LimitChanges, Scopes, mistakes
 from proxy.types import AnswerSpec, Limits, Tenant
@@ -17,6 +17,9 @@ _OPTIONS = frozenset(field.name for field in fields(AnswerSpec))
 _INSERT = f"INSERT INTO tenants (created_at, {', '.join(_FIELDS)}) VALUES (?, {', '.join('?' * len(_FIELDS))})"  # noqa: S608 - our own names
 _UPDATE = f"UPDATE tenants SET {', '.join(f'{name} = ?' for name in _FIELDS)} WHERE name = ?"  # noqa: S608 - our own names
 _NAME_LENGTH = 256
+_OWN = frozenset({"master", "local"})
+DEFAULT_TENANT = "default"
+"""The tenant of keys that are made without one; it has no limits unless it is given some."""
 
 
 class TenantChanges(LimitChanges, total=False):
@@ -55,6 +58,11 @@ class Tenants(Scopes):
                 raise RequestInvalid(f"there is a tenant {tenant.name!r} {state}", param="name")
             self._insert(tenant)
 
+    def find_tenant(self, name: str) -> None:
+        """See that there is or was such a tenant: the rows of a deleted one stay. Raises NotFound."""
+        if self.row("SELECT 1 FROM tenants WHERE name = ?", name) is None:
+            raise unknown(tenant_scope(name))
+
     def update_tenant(self, name: str, **changes: Unpack[TenantChanges]) -> Tenant:
         """Change limits and return the tenant. Raises NotFound, and RequestInvalid for a managed one."""
         with self.transaction():
@@ -72,7 +80,12 @@ class Tenants(Scopes):
         self._set_blocked(name, blocked=False)
 
     def delete_tenant(self, name: str) -> None:
-        """End a tenant and its keys for ever; what is in flight settles. Raises as `block` does."""
+        """End a tenant and its keys for ever; what is in flight settles.
+
+        Raises as `block` does, and RequestInvalid for the default one.
+        """
+        if name == DEFAULT_TENANT:
+            raise RequestInvalid(f"tenant {name!r} has the keys that are made without one: block it", param="name")
         with self.transaction():
             self._write(replace(self._editable(name), blocked=True))
             self._db.execute("UPDATE tenants SET deleted_at = ? WHERE name = ?", (self.now(), name))
@@ -98,6 +111,12 @@ class Tenants(Scopes):
     def _write(self, tenant: Tenant) -> None:
         self._db.execute(_UPDATE, (*_values(tenant), tenant.name))
         self._write_limits(tenant_scope(tenant.name), tenant)
+
+
+def refuse_own(name: str | None, param: str) -> None:
+    """Raises RequestInvalid, which names `param`, for tenants that only the server itself may have."""
+    if name in _OWN:
+        raise RequestInvalid(f"{param} {name!r} is tally's own", param=param)
 
 
 def tenant_of(row: Row, limits: Mapping[str, Any]) -> Tenant:

@@ -36,13 +36,14 @@ class Together(Reserving):
             held = {row["attempt"]: row for row in self.rows(_FIND, json.dumps([*attempts, *wishes]))}
             if not wishes.keys().isdisjoint(held):
                 return None
+            now = self.now()
             tally = self._tally([*map(account_of, held.values()), *(wish.account for wish, _ in wishes.values())])
             if tally is None:
                 return None
-            self._settle_all(settles, held, tally)
+            self._settle_all(settles, held, tally, now)
             granted = self._reserve_all(wishes.values(), tally)
             for sums in tally.values():
-                self._charge(sums.standing, sums.cost, sums.held, self.now())
+                self._charge(sums.standing, sums.cost, sums.held, now)
             for tenant in {wish.account.tenant for wish, _ in wishes.values() if not granted[wish.attempt]}:
                 # makes no room now, for it charges what was reserved; but the next window is free of it
                 self.sweep(tenant)
@@ -58,8 +59,10 @@ class Together(Reserving):
         late = any(window.start > now for sums in found.values() for window in sums.standing.windows)
         return None if late else found
 
-    def _settle_all(self, settles: Sequence[Settlement], held: dict[str, Row], tally: "dict[str, _Sums]") -> None:
-        drawn, now = [], self.now()
+    def _settle_all(
+        self, settles: Sequence[Settlement], held: dict[str, Row], tally: "dict[str, _Sums]", now: float
+    ) -> None:
+        drawn = []
         for settlement in settles:
             row = held.get(settlement.attempt)
             if row is None:

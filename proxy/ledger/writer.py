@@ -14,9 +14,10 @@ from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
+from typing import cast
 
 from proxy.errors import LedgerUnavailable
-from proxy.ledger import Hot, RequestRow, Reservation, Settlement
+from proxy.ledger import Amount, Hot, RequestRow, Reservation, Settlement
 from proxy.ledger.books import Books
 from proxy.ledger.database import StoreLost, unavailable
 
@@ -35,7 +36,8 @@ class Operation:
     """Work on the books. A `kept` one is tried until it is committed; others are refused while the store fails.
 
     `run` may be called again, after a transaction that came to nothing. `tenant` is whose counters it changes.
-    `hot` is what `run` does, where the books may do it together with others of its kind, and `owner` whose it is.
+    `extends` is the attempt whose reservation it adds to. `hot` is what `run` does, where the books may do it
+    together with others of its kind, and `owner` whose it is.
     """
 
     run: Callable[[Books], object]
@@ -44,11 +46,17 @@ class Operation:
     tenant: str | None = None
     hot: Hot | None = None
     owner: str | None = None
+    extends: str | None = None
 
 
 def reserving(reservation: Reservation) -> Operation:
     """The work of a reservation."""
     return Operation(lambda books: books.reserve(reservation), tenant=reservation.account.tenant, hot=reservation)
+
+
+def extending(attempt: str, more: Amount) -> Operation:
+    """The work of an extension."""
+    return Operation(lambda books: books.extend(attempt, more), extends=attempt)
 
 
 def settling(settlement: Settlement) -> Operation:
@@ -144,7 +152,10 @@ class Writer:
             if told is not None:
                 return [(result, None) for result in told]
         with self._books.transaction():
-            self._books.lock({operation.tenant for operation in group if operation.tenant is not None})
+            self._books.lock(
+                {operation.tenant for operation in group if operation.tenant is not None},
+                {operation.extends for operation in group if operation.extends is not None},
+            )
             told = self._together(hot) if 1 < len(hot) < len(group) else None
             done = iter(told or ())
             return [
@@ -156,7 +167,9 @@ class Writer:
 
     def _together(self, hot: Sequence[Operation]) -> list[int | bool] | None:
         asked = [operation.hot for operation in hot if operation.hot is not None]
-        return self._books.together(asked, [operation.owner for operation in hot])
+        owners = [operation.owner for operation in hot]
+        told, _ = self._run(Operation(lambda books: books.together(asked, owners)), step=False)
+        return cast("list[int | bool] | None", told)
 
     def _run(self, operation: Operation, *, step: bool) -> tuple[object, Exception | None]:
         try:

@@ -12,7 +12,7 @@ from proxy.ledger.books import Books
 from proxy.ledger.feedback import recent_outcomes, tell_feedback
 from proxy.ledger.lock import ServerLock
 from proxy.ledger.scores import recent_scores
-from proxy.ledger.writer import Answer, Operation, Writer, recording, reserving, settling
+from proxy.ledger.writer import Answer, Operation, Writer, extending, recording, reserving, settling
 
 T = TypeVar("T")
 
@@ -38,7 +38,7 @@ class WrittenLedger:
 
     async def extend(self, attempt: str, more: Amount) -> bool:
         """Add to a reservation if the budget holds it; false adds nothing."""
-        return await self.run(lambda books: books.extend(attempt, more))
+        return cast(bool, await self._ask(extending(attempt, more)))
 
     def settle(self, settlement: Settlement) -> None:
         """End a reservation and charge its rows, once. Never waits."""

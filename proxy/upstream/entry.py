@@ -98,10 +98,15 @@ def _found(entry: Mapping[str, object], less: int) -> Found:
 
 def _grade(found: Found, service: str) -> Rates:
     """The rates of a grade of service; what has no price of its own there costs what it usually does."""
-    own = _distinct(_over(found["", 0], found.get((service, 0), {})))
+    priced = dict(found.get((service, 0), {})) if service else {}
+    own = _distinct(_over(found["", 0], priced))
     made, tiers = _flat(own), []
     for above in sorted({above for name, above in found if above and name in ("", service)}):
-        own = _over(_over(own, found.get(("", above), {})), found.get((service, above), {}) if service else {})
+        # a service that has no price there is not cheaper there than below
+        usual = {kind: max(rate, priced.get(kind, 0)) for kind, rate in found.get(("", above), {}).items()}
+        there = found.get((service, above), {}) if service else {}
+        priced |= there
+        own = _over(_over(own, usual), there)
         tiers.append((above, _flat(own)))
     return replace(made, tiers=tuple(tiers))
 

@@ -21,6 +21,9 @@ _MOST_BYTES_A_TOKEN = 7
 _MIN_BYTES = 64
 _INPUT_TO_OUTPUT = 0.25
 
+_MOST = 2**31
+"""More tokens than any call has; what a provider tells beyond it is no number to count with."""
+
 PROMPT_SHARE = 0.5
 """How much of its bound a prompt is thought to have, before the deployment has told."""
 
@@ -183,7 +186,7 @@ def _count(counts: object, name: str) -> int:
     value = _object(counts).get(name)
     if isinstance(value, bool) or not isinstance(value, int | float):
         return 0
-    return ceil(value) if isfinite(value) and value > 0 else 0
+    return min(ceil(value), _MOST) if isfinite(value) and value > 0 else 0
 
 
 def _object(value: object) -> JSON:

@@ -3,18 +3,15 @@
 from typing import cast
 
 from proxy.config.limits import seconds
-from proxy.errors import NotFound, RequestInvalid
+from proxy.errors import NotFound
 from proxy.ledger.admin.asking import KeyAsked, KeyChange, KeyNamed, KeyNew, KeyRenewed, KeysGone, KeysListed
 from proxy.ledger.admin.telling import told_key
 from proxy.ledger.books import Books
 from proxy.ledger.counters import key_scope
 from proxy.ledger.keys import NO_KEY, KeyChanges
+from proxy.ledger.tenants import DEFAULT_TENANT, refuse_own
 from proxy.types import JSON, Key, Limits, Tenant
 
-DEFAULT_TEAM = "default"
-"""The tenant of keys that are made without one; it has no limits unless it is given some."""
-
-_OWN = frozenset({"master", "local"})
 _OF_KEY = ("alias", "expires_at", "metadata")
 
 
@@ -119,8 +116,7 @@ def _lives(books: Books, key: Key) -> bool:
 
 
 def _team(books: Books, name: str | None) -> str:
-    if name in _OWN:
-        raise RequestInvalid(f"team_id {name!r} is tally's own", param="team_id")
-    if name is None and all(tenant.name != DEFAULT_TEAM for tenant in books.tenants()):
-        books.add_tenant(Tenant(DEFAULT_TEAM))
-    return name or DEFAULT_TEAM
+    refuse_own(name, "team_id")
+    if name is None and all(tenant.name != DEFAULT_TENANT for tenant in books.tenants()):
+        books.add_tenant(Tenant(DEFAULT_TENANT))
+    return name or DEFAULT_TENANT

@@ -19,7 +19,7 @@ def logs(books: Books, asked: SpendAsked) -> list[JSON]:
     Raises NotFound for an unknown key or team.
     """
     if asked.team_id is not None:
-        books.tenant(asked.team_id)
+        books.find_tenant(asked.team_id)
     wanted = Wanted(
         tenant=asked.team_id,
         key=None if asked.api_key is None else find(books, asked.api_key),

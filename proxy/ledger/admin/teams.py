@@ -7,12 +7,13 @@ from proxy.ledger.admin.keys import tell as tell_key
 from proxy.ledger.admin.telling import told_team
 from proxy.ledger.books import Books
 from proxy.ledger.counters import tenant_scope
-from proxy.ledger.tenants import TenantChanges
+from proxy.ledger.tenants import TenantChanges, refuse_own
 from proxy.types import JSON, Tenant
 
 
 def new(books: Books, asked: TeamNew) -> JSON:
-    """Add a tenant. Raises RequestInvalid where the name is or was taken."""
+    """Add a tenant. Raises RequestInvalid where the name is or was taken, or is tally's own."""
+    refuse_own(asked.team_id, "team_id")
     name = asked.team_id or books.new_name("team_")
     books.add_tenant(Tenant(name=name, **asked.told()))
     return tell(books, name)
