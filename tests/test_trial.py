@@ -416,7 +416,7 @@ def request(books: Books, name: str, *, nano: tuple[int, ...] = (10, 30), **more
     made = verdict(name, tenant=tenant)
     for place, cost in enumerate(nano):
         attempt = f"{tenant}/{name}.{place}"
-        books.reserve(replace(wish(attempt, cost, tenant=tenant), account=made.account))
+        books.reserve(replace(wish(attempt, cost, tenant=tenant), account=replace(made.account, key=None)))
         books.settle(
             Settlement(attempt, made.account, (replace(row(attempt, nano=cost), purpose="draw", index=place),))
         )
@@ -459,7 +459,7 @@ def test_a_first_sample_that_was_lost_and_made_again_counts_once(books: Books) -
     books.add_tenant(Tenant("acme"))
     made = request(books, "1")
     for attempt, status, cost in (("lost", "lost", 70), ("judge", "ok", 50)):
-        books.reserve(replace(wish(attempt, cost), account=made.account))
+        books.reserve(replace(wish(attempt, cost), account=replace(made.account, key=None)))
         again = replace(row(attempt, nano=cost), purpose="judge" if attempt == "judge" else "draw", status=status)
         books.settle(Settlement(attempt, made.account, (again,)))
     assert [each.first_nano for each in comparisons(books)] == [10]
