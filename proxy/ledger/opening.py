@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from contextlib import closing
-from urllib.parse import urlsplit, urlunsplit
 
 from proxy.errors import ConfigError, Problem
 from proxy.ledger.books import Books
@@ -17,14 +16,6 @@ _POSTGRES = ("postgres://", "postgresql://")
 def is_postgres(url: str) -> bool:
     """Whether a URL names a Postgres."""
     return url.startswith(_POSTGRES)
-
-
-def shown(url: str) -> str:
-    """A URL as it may be shown: without its password."""
-    parts = urlsplit(url)
-    if parts.password is None:
-        return url
-    return urlunsplit(parts._replace(netloc=f"{parts.username}:***@{parts.netloc.rpartition('@')[2]}"))
 
 
 def open_ledger(url: str, *, clock: Callable[[], float], prepare: Callable[[Books], None]) -> WrittenLedger:
@@ -47,6 +38,7 @@ def prepare_ledger(url: str, *, clock: Callable[[], float], prepare: Callable[[B
     if is_postgres(url):
         from proxy.ledger.postgres import PostgresBooks
 
+        # what the dead have reserved is charged by each of the workers as it starts
         with closing(PostgresBooks.open_url(url, clock=clock)) as books:
             books.prepare(prepare)
         return
@@ -67,9 +59,10 @@ def prepare_ledger(url: str, *, clock: Callable[[], float], prepare: Callable[[B
 def open_books(url: str, *, clock: Callable[[], float]) -> Books:
     """The books to write to, also beside a running server; a file is made where it is missing. Raises ConfigError."""
     if is_postgres(url):
+        from proxy.ledger.pg_sharing import PATIENT_S
         from proxy.ledger.postgres import PostgresBooks
 
-        return PostgresBooks.open_url(url, clock=clock)
+        return PostgresBooks.open_url(url, clock=clock, timeout=PATIENT_S)
     path = database_path(url)
     if path is None:
         raise ConfigError([Problem("sqlite://", "", "is in the memory of its server: use its admin API")])

@@ -3,10 +3,13 @@
 import asyncio
 import re
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from functools import cache
+from secrets import token_hex
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from proxy.errors import ConfigError, Problem
+from proxy.ledger.address import scrubbed
 from proxy.ledger.database import StoreLost
 
 if TYPE_CHECKING:
@@ -17,6 +20,17 @@ T = TypeVar("T")
 _CHUNK = 1000
 _ENDS = ("COMMIT", "ROLLBACK")
 _TORN = "the connection was lost in the middle of a transaction"
+_ALIVE = {
+    "tcp_keepalives_idle": "5",
+    "tcp_keepalives_interval": "2",
+    "tcp_keepalives_count": "3",
+    "tcp_user_timeout": "10000",
+}
+"""After some ten seconds of silence the server lets go of a connection, and of the locks that it holds."""
+_END_FORMER = """SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+WHERE usename = current_user AND application_name = $1 AND pid <> pg_backend_pid()"""
+_OF_TIMEOUT = 0.9
+"""The server gives up before the client does, which costs no connection."""
 
 
 class PostgresCursor:
@@ -44,22 +58,31 @@ class PostgresCursor:
 class PostgresDatabase:
     """A connection, made when it is first needed and again after it was lost. For one thread at a time.
 
-    `timeout` is in seconds, for a connection and for each statement. Raises StoreLost where there is no answer in time,
-    and asyncpg's own errors.
+    `timeout` is in seconds, for a connection and for each statement; `idle` is how long a transaction may stand still
+    (0: for ever). Both may change between transactions. Raises StoreLost where there is no answer in time, asyncpg's
+    own errors, and ConfigError for an address that makes no sense.
     """
 
     locking = " FOR UPDATE"
     owner: int | None = None
-    """The advisory lock that every connection holds."""
+    """The advisory lock that every connection holds, shared with others of the same owner."""
 
-    def __init__(self, url: str, *, timeout: float) -> None:
+    def __init__(self, url: str, *, timeout: float, idle: float = 0.0) -> None:
         self._asyncpg = _driver(url)
         self._url = url
         self.timeout = timeout
+        self.idle = idle
+        self._connected = False
+        self._name = f"tally {token_hex(8)}"
         self._loop = asyncio.new_event_loop()
         self._open: asyncpg.Connection | None = None
+        self._told = (0.0, 0.0)
         self._prepared: dict[str, Any] = {}
         self._begun = False
+
+    def another(self, timeout: float) -> "PostgresDatabase":
+        """A connection more to the same server."""
+        return PostgresDatabase(self._url, timeout=timeout, idle=self.idle)
 
     @property
     def error(self) -> type[Exception]:
@@ -87,7 +110,7 @@ class PostgresDatabase:
                 return self._ask(lambda open_: self._run(open_, sql, ()))
             except self.error as error:
                 # whatever Postgres has against it, nothing of the transaction is there
-                raise StoreLost(_reason(error)) from error
+                raise StoreLost(self._reason(error)) from error
         return self._ask(lambda open_: self._run(open_, numbered(sql), values))
 
     def executemany(self, sql: str, values: Iterable[Sequence[Any]], /) -> None:
@@ -109,11 +132,16 @@ class PostgresDatabase:
         """Run many statements, without values."""
         self._ask(lambda open_: open_.execute(sql))
 
+    def join(self, owner: int) -> None:
+        """Hold the advisory lock of `owner` on this and on every later connection."""
+        self._ask(lambda open_: open_.execute(_shared(owner)))
+        self.owner = owner
+
     def close(self) -> None:
-        """Let go of the connection."""
-        if self._open is not None and not self._open.is_closed():
-            self._ask(lambda open_: open_.close())
-        self._loop.close()
+        """Let go of the connection, also of one that is lost. Raises nothing."""
+        if not self._loop.is_closed():
+            self._loop.run_until_complete(self._ended())
+            self._loop.close()
 
     def _ask(self, question: "Callable[[asyncpg.Connection], Awaitable[T]]") -> T:
         return self._loop.run_until_complete(self._asked(question))
@@ -132,20 +160,22 @@ class PostgresDatabase:
             driver.CannotConnectNowError,
             driver.AdminShutdownError,
             driver.CrashShutdownError,
+            driver.IdleInTransactionSessionTimeoutError,
             driver.InvalidAuthorizationSpecificationError,
+            # a newer replica has changed the tables: what was prepared is to be prepared anew
+            driver.InvalidCachedStatementError,
         ) as error:
             self._drop()
-            raise StoreLost(_reason(error)) from error
+            raise StoreLost(self._reason(error)) from error
         except (
-            driver.QueryCanceledError,
+            driver.InsufficientResourcesError,
+            driver.OperatorInterventionError,
             driver.LockNotAvailableError,
-            driver.TooManyConnectionsError,
-            driver.DeadlockDetectedError,
-            driver.SerializationError,
-            driver.DiskFullError,
+            driver.TransactionRollbackError,
+            driver.PostgresSystemError,
             driver.ReadOnlySQLTransactionError,
         ) as error:
-            raise StoreLost(_reason(error)) from error
+            raise StoreLost(self._reason(error)) from error
 
     async def _run(self, open_: "asyncpg.Connection", sql: str, values: Sequence[Any]) -> PostgresCursor:
         if not values and not sql.startswith("SELECT"):
@@ -165,16 +195,60 @@ class PostgresDatabase:
                 raise StoreLost(_TORN)
             # the books ask some dozens of things, each prepared once a connection
             self._prepared.clear()
-            self._open = await self._asyncpg.connect(self._url, timeout=self.timeout)
-            if self.owner is not None:
-                await self._open.execute(f"SELECT pg_advisory_lock({self.owner})")
+            self._told = (0.0, 0.0)
+            self._open = await self._greeted(await self._connect())
+        limits = (self.timeout, self.idle)
+        if self._told != limits and not self._open.is_in_transaction():
+            await self._open.execute(_limits(*limits))
+            self._told = limits
         return self._open
+
+    async def _connect(self) -> "asyncpg.Connection":
+        told = {"application_name": self._name, **_ALIVE}
+        try:
+            return await self._asyncpg.connect(self._url, timeout=self.timeout, server_settings=told)
+        except ValueError:
+            # what the driver says of it may hold a piece of a password
+            reason = "is not the address of a Postgres: escape what is special in its password, as in %2F for /"
+            raise ConfigError([Problem("database_url", "", reason)]) from None
+
+    async def _greeted(self, made: "asyncpg.Connection") -> "asyncpg.Connection":
+        """The connection, once it holds what it has to hold."""
+        with ExitStack() as failing:
+            failing.callback(made.terminate)
+            if self._connected:
+                # the server may still believe in the connection that was lost, and keep the rows that it had locked
+                await made.fetch(_END_FORMER, self._name)
+            if self.owner is not None:
+                await made.execute(_shared(self.owner))
+            failing.pop_all()
+        self._connected = True
+        return made
 
     def _drop(self) -> None:
         self._begun = False
         if self._open is not None:
             self._open.terminate()
             self._open = None
+
+    async def _ended(self) -> None:
+        driver = self._asyncpg
+        if self._open is not None and not self._open.is_closed():
+            try:
+                async with asyncio.timeout(self.timeout):
+                    await self._open.close()
+            except (TimeoutError, OSError, driver.InterfaceError, driver.InternalClientError, self.error):
+                self._drop()
+        # such as a request to cancel a statement that was given up
+        left = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in left:
+            task.cancel()
+        await asyncio.gather(*left, return_exceptions=True)
+        # a socket that was aborted is closed in the loop's next round
+        await asyncio.sleep(0)
+
+    def _reason(self, error: BaseException) -> str:
+        return scrubbed(str(error) or type(error).__name__, self._url)
 
 
 @cache
@@ -184,14 +258,22 @@ def numbered(sql: str) -> str:
     return re.sub(r"\?(\d*)", lambda match: f"${match[1] or next(places)}", sql)
 
 
+def _limits(timeout: float, idle: float) -> str:
+    statement, still = int(1000 * timeout * _OF_TIMEOUT), int(1000 * idle)
+    return (
+        f"SET statement_timeout = {statement}; SET lock_timeout = {statement}; "
+        f"SET idle_in_transaction_session_timeout = {still}"
+    )
+
+
+def _shared(owner: int) -> str:
+    return f"SELECT pg_advisory_lock_shared({owner})"
+
+
 def _count(status: str) -> int:
     """How many rows a command's tag tells of, as in `INSERT 0 5` or `UPDATE 2`."""
     number = status.rpartition(" ")[2]
     return int(number) if number.isdecimal() else 0
-
-
-def _reason(error: BaseException) -> str:
-    return str(error) or type(error).__name__
 
 
 def _driver(url: str) -> Any:  # noqa: ANN401 - a module

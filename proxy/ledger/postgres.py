@@ -1,15 +1,11 @@
-"""The ledger on Postgres: the same books, for any number of replicas, with the hot path as one statement a call.
+"""The ledger on Postgres: the same books, for any number of replicas, with the hot path as one statement a call."""
 
-A replica holds an advisory lock for as long as it lives, under a number that its reservations name. So whoever starts
-can tell what the dead have left reserved, and charges it; what the living reserved is theirs.
-"""
-
-import re
-from collections.abc import Callable, Collection, Iterable, Sequence
+import asyncio
+import time
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import fields
-from importlib.resources import files
-from secrets import randbits, token_bytes
+from secrets import token_bytes
 from typing import Self
 
 import orjson
@@ -17,33 +13,39 @@ import orjson
 from proxy.errors import ConfigError, Problem
 from proxy.ledger import Amount, DrawRow, Hot, Reservation, Settlement
 from proxy.ledger.books import Books
-from proxy.ledger.counters import tenant_scope
-from proxy.ledger.database import StoreLost
 from proxy.ledger.pg import PostgresDatabase
-from proxy.ledger.reserving import storable
+from proxy.ledger.pg_schema import migrate, version
+from proxy.ledger.pg_sharing import PATIENT_S, Sharing, opening
+from proxy.ledger.replicas import Suspects
+from proxy.ledger.reserving import PART, storable
 from proxy.ledger.schema import MIGRATIONS
 from proxy.ledger.store import MAX_INTEGER
+from proxy.ledger.watch import Watch
 from proxy.ledger.written import WrittenLedger
 from proxy.types import JSON
 
 _TIMEOUT_S = 0.8
 """How long a statement may take while requests wait for it: they are refused within a second."""
-_OPENING_S = 30.0
-_OWNER_BITS = 62
+_IDLE_S = 5.0
+"""How long a server that hangs may keep rows locked."""
+_WATCH_S, _WATCH_TIMEOUT_S = 1.0, 2.0
+_GRACE_S = 6.0
+"""How long a lock must have been free: longer than a living replica takes to make its connection anew."""
 _DRAW = tuple(field.name for field in fields(DrawRow))
-_MIGRATING, _PREPARING = 7_463_254_001, 7_463_254_002
-"""The advisory locks of whoever makes the tables, or adopts tenants; no owner has them, for owners are negative."""
 
 _RESERVE = "SELECT tally_reserve(?, ?, ?, ?, ?, ?, ?, ?, ?, ?) AS granted"
 _EXTEND = "SELECT tally_extend(?, ?, ?) AS done"
 _SETTLE = "SELECT tally_settle(?, ?, ?::text::jsonb, ?) AS done"
-_GROUP = "SELECT tally_group(?::text::jsonb, ?::text::jsonb, ?, ?) AS told"
+_TOGETHER = "SELECT tally_together(?, ?::text::jsonb, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) AS told"
 _SLOW, _TAKEN = -1, -2
-_OWNER = re.compile(r"-[0-9]{1,19}")
 
 
 class PostgresLedger(WrittenLedger):
     """A `Ledger` on a Postgres that other replicas may use, too. Made by `open`, ended by `close`."""
+
+    def __init__(self, books: "PostgresBooks", watch: Watch) -> None:
+        super().__init__(books)
+        self._watch = watch
 
     @classmethod
     def open(
@@ -64,14 +66,18 @@ class PostgresLedger(WrittenLedger):
             failing.callback(books.close)
             books.take_part()
             books.prepare(prepare)
+            beside = books.beside(_WATCH_TIMEOUT_S)
             failing.pop_all()
-        return cls(books)
+        return cls(books, Watch(beside, beside.error, _WATCH_S))
+
+    async def close(self) -> None:
+        """Write what is left and let go of the database. One that is gone is given up after some seconds."""
+        await super().close()
+        await asyncio.to_thread(self._watch.stop)
 
 
-class PostgresBooks(Books):
+class PostgresBooks(Sharing):
     """The books on Postgres. `open_url` opens them."""
-
-    _database: PostgresDatabase
 
     @classmethod
     def open_url(
@@ -82,84 +88,38 @@ class PostgresBooks(Books):
         token: Callable[[int], bytes] = token_bytes,
         pepper: bytes | None = None,
         timeout: float = _TIMEOUT_S,
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> Self:
-        """Open the database, with its tables up to date. Raises ConfigError."""
-        database = PostgresDatabase(url, timeout=_OPENING_S)
+        """Open the database, with its tables up to date. Raises ConfigError.
+
+        `timeout` is in seconds, for each statement once it is open. `clock` is the wall clock, in seconds since 1970;
+        `monotonic` is never put back.
+        """
+        database = PostgresDatabase(url, timeout=PATIENT_S)
         with ExitStack() as failing:
             failing.callback(database.close)
-            try:
+            with opening(database, "opened"):
                 migrate(database)
-            except (StoreLost, OSError, database.error) as error:
-                raise ConfigError([Problem("database_url", "", f"cannot be opened as a ledger: {error}")]) from error
             failing.pop_all()
         database.timeout = timeout
-        return cls._on(database, clock, token, pepper)
-
-    @classmethod
-    def _on(
-        cls,
-        database: PostgresDatabase,
-        clock: Callable[[], float],
-        token: Callable[[int], bytes],
-        pepper: bytes | None = None,
-    ) -> Self:
-        books = cls(database, clock, token, pepper)
-        books._database = database
-        return books
+        if timeout <= _IDLE_S:
+            database.idle = _IDLE_S
+        return cls(database, clock, token, pepper, Suspects(monotonic, _GRACE_S))
 
     @classmethod
     def read_url(cls, url: str, *, clock: Callable[[], float]) -> Self:
         """Open an existing ledger to read alone, also beside running servers. Raises ConfigError."""
-        database = PostgresDatabase(url, timeout=_OPENING_S)
+        database = PostgresDatabase(url, timeout=PATIENT_S)
         with ExitStack() as failing:
             failing.callback(database.close)
-            try:
+            with opening(database, "read"):
                 database.execute("SET default_transaction_read_only = on")
                 found = version(database)
-            except (StoreLost, OSError, database.error) as error:
-                raise ConfigError([Problem("database_url", "", f"cannot be read as a ledger: {error}")]) from error
             if found != len(MIGRATIONS):
                 reason = f"is a ledger of version {found}, this program reads version {len(MIGRATIONS)}"
                 raise ConfigError([Problem("database_url", "", reason)])
             failing.pop_all()
-        return cls._on(database, clock, token_bytes)
-
-    def take_part(self) -> None:
-        """Be known as alive, and charge what the dead have left reserved."""
-        number = -1 - randbits(_OWNER_BITS)
-        self._db.execute("SELECT pg_advisory_lock(?)", (number,))
-        self._database.owner = number
-        self.owner = str(number)
-        self.sweep_dead()
-
-    def prepare(self, prepare: Callable[[Books], None]) -> None:
-        """Have the books prepared, while no other replica does it."""
-        self._db.execute("SELECT pg_advisory_lock(?)", (_PREPARING,))
-        try:
-            prepare(self)
-        finally:
-            self._db.execute("SELECT pg_advisory_unlock(?)", (_PREPARING,))
-
-    def lock(self, tenants: Collection[str], attempts: Collection[str] = ()) -> None:
-        """Lock the counters of several tenants in one order, so that two replicas never wait for each other."""
-        known = set(tenants)
-        if attempts and len(known) + len(attempts) > 1:
-            found = self._db.execute("SELECT DISTINCT tenant FROM reservations WHERE attempt = ANY (?)", ([*attempts],))
-            known.update(row["tenant"] for row in found)
-        if len(known) > 1:
-            ids = [tenant_scope(tenant) for tenant in known]
-            self._db.execute("SELECT id FROM scopes WHERE id = ANY (?) ORDER BY id FOR UPDATE", (ids,))
-
-    def probe(self) -> None:
-        """Write a row, the time of this call, to see that the database takes one; and look after the dead."""
-        super().probe()
-        self.sweep_dead()
-
-    def sweep_dead(self) -> int:
-        """Charge what was reserved by those who are no longer alive; returns how many reservations there were."""
-        with self.transaction():
-            owners = [row["owner"] for row in self.rows("SELECT DISTINCT owner FROM reservations WHERE owner <> ?", "")]
-            return sum(self._sweep_owner(owner) for owner in owners if owner != self.owner)
+        return cls(database, clock, token_bytes, None, Suspects(time.monotonic, _GRACE_S))
 
     def reserve(self, reservation: Reservation) -> int:
         """Reserve for the most choices that every budget holds; returns how many. Raises NotFound, ValueError."""
@@ -199,47 +159,14 @@ class PostgresBooks(Books):
         named = ended.union(wish.attempt for wish in wishes)
         if len(named) < len(asked) or not all(_counts(wish.base, wish.each) for wish in wishes):
             return None
-        told = (orjson.dumps(lines).decode() for lines in ([_ended(each) for each in settles], _wanted(wishes)))
-        row = self.row(_GROUP, *told, self.owner, self.now())
+        told = ([*ended], orjson.dumps(_charged(settles)).decode(), *_columns(wishes))
+        row = self.row(_TOGETHER, *told, self.owner, self.now())
         if row is None or row["told"] is None:
             return None
         for tenant in {wish.account.tenant for wish, told in zip(wishes, row["told"], strict=True) if told == _SLOW}:
-            self.sweep(tenant)
+            self.sweep(tenant, most=PART)
         granted = iter(row["told"])
         return [True if isinstance(each, Settlement) else max(0, next(granted)) for each in asked]
-
-    def _sweep_owner(self, owner: str) -> int:
-        # what was copied from another store has an owner who never was here
-        if _OWNER.fullmatch(owner) is not None:
-            free = self.row("SELECT pg_try_advisory_xact_lock(?) AS free", int(owner))
-            if free is None or not free["free"]:
-                return 0
-        return self._lose(self.rows("SELECT * FROM reservations WHERE owner = ?", owner).fetchall())
-
-
-def version(database: PostgresDatabase) -> int:
-    """The number of the last migration that the database has seen; 0 for an empty one."""
-    if not database.execute("SELECT to_regclass('migrations') IS NOT NULL AS known").fetchone()["known"]:
-        return 0
-    return int(database.execute("SELECT coalesce(max(number), 0) AS number FROM migrations").fetchone()["number"])
-
-
-def migrate(database: PostgresDatabase) -> None:
-    """Make the tables where there are none. Several replicas may start at once."""
-    database.begin()
-    try:
-        database.execute("SELECT pg_advisory_xact_lock(?)", (_MIGRATING,))
-        found = version(database)
-        if found not in (0, len(MIGRATIONS)):
-            raise ConfigError([Problem("database_url", "", f"is a ledger of version {found}, not {len(MIGRATIONS)}")])
-        if found == 0:
-            database.script(files("proxy.ledger").joinpath("postgres.sql").read_text())
-            names = [(number, change.__name__.lstrip("_")) for number, change in enumerate(MIGRATIONS, 1)]
-            database.executemany("INSERT INTO migrations (number, name) VALUES (?, ?)", names)
-        database.execute("COMMIT")
-    finally:
-        if database.in_transaction:
-            database.execute("ROLLBACK")
 
 
 def _counts(*amounts: Amount) -> bool:
@@ -255,23 +182,21 @@ def _lines(rows: Iterable[DrawRow]) -> list[JSON]:
     return [dict(zip(_DRAW, storable(getattr(row, name) for name in _DRAW), strict=True)) for row in rows]
 
 
-def _ended(settlement: Settlement) -> JSON:
-    cost = sum((row.amount for row in settlement.rows), Amount())
-    return {"attempt": settlement.attempt, "cost": _list(cost), "rows": _lines(settlement.rows)}
+def _charged(settles: Iterable[Settlement]) -> list[JSON]:
+    """The rows of all settlements, each with its attempt."""
+    return [line | {"attempt": each.attempt} for each in settles for line in _lines(each.rows)]
 
 
-def _wanted(wishes: Iterable[Reservation]) -> list[JSON]:
-    return [
-        {
-            "place": place,
-            "tenant": wish.account.tenant,
-            "key": wish.account.key,
-            "attempt": wish.attempt,
-            "request": wish.account.request,
-            "base": _list(wish.base),
-            "each": _list(wish.each),
-            "choices": wish.choices,
-            "lifetime": wish.lifetime,
-        }
-        for place, wish in enumerate(wishes, 1)
-    ]
+def _columns(wishes: Sequence[Reservation]) -> tuple[list[object], ...]:
+    """The wishes, column by column; their amounts are three numbers each, in one row."""
+    accounts = [wish.account for wish in wishes]
+    return (
+        [wish.attempt for wish in wishes],
+        [account.tenant for account in accounts],
+        [account.key for account in accounts],
+        [account.request for account in accounts],
+        [number for wish in wishes for number in _list(wish.base)],
+        [number for wish in wishes for number in _list(wish.each)],
+        [wish.choices for wish in wishes],
+        [wish.lifetime for wish in wishes],
+    )
