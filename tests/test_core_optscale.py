@@ -9,7 +9,7 @@ from proxy.core.batch import NO_SCORES, QUALITY, ROUND_CAP, SAMPLE_CAP, Draw, Fa
 from proxy.core.optscale import OptScaleBatch
 from proxy.core.prior import Prior
 from proxy.core.truncnorm import fit, samples_needed
-from tests.bench_optscale import CONFIDENCE, GRID, S_MIN, grid_prior, maker, simulate
+from tests.bench.optscale import CONFIDENCE, GRID, S_MIN, grid_prior, maker, simulate
 
 
 def start(

@@ -11,11 +11,11 @@ from proxy.conditioning import CRITICISE, GRADE
 from proxy.errors import BudgetExceeded, UpstreamError
 from proxy.types import JSON, Tenant
 from proxy.upstream.usage import prompt_bound
-from tests.bench import QUESTION, Bench, bench
 from tests.fake.script import Script, Shorthand
 from tests.fake_upstream import Call, Drop, FakeUpstream, Fault, InOrder, Malformed, Reply, Turns
 from tests.one_piece import OnePiece
 from tests.served import RATES
+from tests.wired import QUESTION, Bench, bench
 
 pytestmark = pytest.mark.anyio
 

@@ -19,9 +19,9 @@ from proxy.query import Query
 from proxy.scoring.logprobs import LogprobScorer
 from proxy.types import JSON, AnswerSpec, Strategy, Tenant
 from proxy.verdict import Verdict, verdict
-from tests.bench import Bench, bench
 from tests.fake_upstream import Call, FakeUpstream, Fault, InOrder, Reply, Turns
 from tests.served import RATES
+from tests.wired import Bench, bench
 
 pytestmark = pytest.mark.anyio
 

@@ -18,8 +18,8 @@ from proxy.purse import Purse
 from proxy.types import JSON, Choice, Tenant
 from proxy.upstream.limits import Limits
 from proxy.upstream.usage import prompt_bound
-from tests.bench import Bench, bench
 from tests.served import RATES
+from tests.wired import Bench, bench
 
 pytestmark = pytest.mark.anyio
 

@@ -19,10 +19,10 @@ from proxy.types import AnswerSpec, Choice, Pick, Plan, Strategy, StrategyName, 
 from proxy.upstream.group import Group
 from proxy.upstream.routing import Route
 from proxy.verdict import verdict
-from tests.bench import Bench, bench
 from tests.fake.script import Plain, Script
 from tests.fake_upstream import Drop, FakeUpstream, Fault, Malformed, Reply, Turns
 from tests.served import RATES
+from tests.wired import Bench, bench
 
 pytestmark = pytest.mark.anyio
 

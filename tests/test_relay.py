@@ -17,10 +17,10 @@ from proxy.types import JSON, Tenant
 from proxy.upstream.group import Group
 from proxy.upstream.routing import Route
 from proxy.upstream.usage import prompt_bound
-from tests.bench import QUESTION, Bench, bench
 from tests.fake_upstream import Drop, FakeUpstream, Fault, Malformed, Reply
 from tests.one_piece import OnePiece
 from tests.served import RATES
+from tests.wired import QUESTION, Bench, bench
 
 pytestmark = pytest.mark.anyio
 

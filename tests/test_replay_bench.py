@@ -3,7 +3,7 @@
 import pytest
 
 from proxy.replay.trial import shuffle
-from tests.bench_core import CAP, MEAN, Case, cases, fit_table, made_pool, replayed
+from tests.bench.core import CAP, MEAN, Case, cases, fit_table, made_pool, replayed
 
 
 @pytest.mark.parametrize("case", cases(), ids=lambda case: case.name)

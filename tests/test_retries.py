@@ -23,10 +23,10 @@ from proxy.ledger.reports import RequestLine, verdicts
 from proxy.purse import Purse
 from proxy.query import Query
 from proxy.types import JSON, STRATEGIES, Choice
-from tests.bench import Bench, bench
 from tests.fake_upstream import Call, FakeUpstream, Reply
 from tests.served import KEY, RATES, ServedTally, configuration
 from tests.staged import ASK, Stage, staged, told
+from tests.wired import Bench, bench
 
 pytestmark = pytest.mark.anyio
 

@@ -15,10 +15,10 @@ from proxy.scoring.logprobs import LogprobScorer, lowest_group
 from proxy.types import JSON, Choice, Tenant
 from proxy.upstream.limits import Limits
 from proxy.upstream.routing import Route
-from tests.bench import Bench, bench
 from tests.fake.script import Script
 from tests.fake_upstream import Call, Drop, FakeUpstream, Fault, Malformed, Reply
 from tests.served import RATES
+from tests.wired import Bench, bench
 
 pytestmark = pytest.mark.anyio
 

@@ -10,10 +10,10 @@ from proxy.scoring.embedding import Embedder
 from proxy.types import JSON, Tenant
 from proxy.upstream import Endpoint
 from proxy.upstream.litellm import LiteLLMLane
-from tests.bench import SECRET, Bench, bench
 from tests.fake.script import Script
 from tests.fake_upstream import Drop, FakeUpstream, Fault, Malformed, Plain
 from tests.served import RATES
+from tests.wired import SECRET, Bench, bench
 
 pytestmark = pytest.mark.anyio
 

@@ -8,10 +8,10 @@ import pytest
 
 from proxy.scoring.reward import RewardScorer
 from proxy.types import JSON, Activation, Choice, Reduction, RewardApi, Tenant
-from tests.bench import SECRET, Bench, bench
 from tests.fake.script import Script
 from tests.fake_upstream import Drop, FakeUpstream, Fault, Malformed, Plain, Turns
 from tests.served import RATES
+from tests.wired import SECRET, Bench, bench
 
 pytestmark = pytest.mark.anyio
 

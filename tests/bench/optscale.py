@@ -1,4 +1,4 @@
-"""OptScale measured: `python -m tests.bench_optscale [POOL...]`.
+"""OptScale measured: `python -m tests.bench.optscale [POOL...]`.
 
 Three tables. How long a fit takes. On queries with truncated-normal scores of known mu and sigma: how often the best
 score reaches s_min and how many samples that took, beside an oracle that knows mu and sigma and is held to the same
@@ -31,7 +31,7 @@ S_MIN, CONFIDENCE = 0.9, 0.9
 MUS = (0.5, 0.6, 0.7, 0.8, 0.9)
 SIGMAS = (0.05, 0.1, 0.15, 0.2)
 GRID = tuple(product(MUS, SIGMAS))
-POOLS = Path(__file__).resolve().parents[2] / "shared" / "pools"
+POOLS = Path(__file__).resolve().parents[3] / "shared" / "pools"
 SCORED = ("qwen_math100_rm_8.jsonl.gz", "bayesprm_math_llama1b_prm_256.jsonl.gz")
 
 

@@ -1,4 +1,4 @@
-"""What deciding costs: `python -m tests.bench_core`.
+"""What deciding costs: `python -m tests.bench.core`.
 
 CPU time of one process; no model, no network, no clock but the processor's. Three tables: microseconds a draw of each
 strategy, by itself and dealt by replay; milliseconds a fit of OptScale; seconds of a whole `tally replay`. The pool is

@@ -1,4 +1,4 @@
-"""What reading and comparing answers costs: `python -m tests.bench_answers`.
+"""What reading and comparing answers costs: `python -m tests.bench.answers`.
 
 CPU milliseconds a read by kind, over replies made from a seed and over hostile ones; milliseconds by the clock a
 comparison by algebra, the first, which starts its worker, and later ones; and the longest that an event loop stood

@@ -1,6 +1,6 @@
 """How many reservations and settlements a ledger takes a second, from one process and from many.
 
-    python -m tests.bench_ledger --seconds 10
+    python -m tests.bench.ledger --seconds 10
 
 The same load, shorter, stands in the tests: no limit may be passed, by however many processes.
 """
