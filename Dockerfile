@@ -5,7 +5,9 @@ RUN python -m venv --without-pip /opt/tally
 WORKDIR /src
 # dependencies change less often than the program, so they are a layer of their own
 COPY requirements/base.txt requirements/base.txt
-RUN pip --python /opt/tally/bin/python install --require-hashes -r requirements/base.txt
+# both stores are among them; pip is, too, for a command of sqlite-utils that nothing here runs
+RUN pip --python /opt/tally/bin/python install --require-hashes -r requirements/base.txt \
+    && pip --python /opt/tally/bin/python uninstall --yes pip
 COPY pyproject.toml README.md LICENSE ./
 COPY proxy proxy
 RUN pip --python /opt/tally/bin/python install --no-deps .

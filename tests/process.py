@@ -5,7 +5,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,43 @@ def run(*words: str, folder: Path, **environ: str) -> subprocess.CompletedProces
     )
 
 
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        return int(free.getsockname()[1])
+
+
+def children(parent: int) -> list[int]:
+    """The processes that a process has started and that live, the first one first."""
+    # by their starts, for numbers may begin anew
+    done = subprocess.run(
+        ["ps", "-o", "pid=,stat=", "--ppid", str(parent), "--sort", "start_time,pid"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    found = [line.split() for line in done.stdout.splitlines()]
+    return [int(pid) for pid, state in found if not state.startswith("Z")]
+
+
+def lives(pid: int) -> bool:
+    try:
+        # whoever adopted it may be slow to bury it
+        return "(zombie)" not in Path(f"/proc/{pid}/status").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def connected(pid: int, port: int) -> bool:
+    """Whether a process has a connection to this port of this machine."""
+    own = set()
+    for entry in Path(f"/proc/{pid}/fd").iterdir():
+        # it may be closed by now
+        with suppress(FileNotFoundError):
+            own.add(str(entry.readlink()))
+    lines = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    return any(line[2].endswith(f":{port:04X}") and f"socket:[{line[9]}]" in own for line in lines)
+
+
 @dataclass
 class Server:
     url: str
@@ -51,8 +88,7 @@ class Server:
 @contextmanager
 def serving(upstream: FakeUpstream, folder: Path, *words: str, environ: Mapping[str, str]) -> Iterator[Server]:
     """`tally serve` in a process of its own, ready."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     output = folder / "output.txt"
     with output.open("w") as written:
         process = subprocess.Popen(

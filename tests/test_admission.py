@@ -1,15 +1,24 @@
 """Requests and tokens a minute, and requests at once."""
 
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.admission import Admission, duration
+from proxy.admission import Admission, Entry, duration
+from proxy.admission.shared import Shared, Table
+from proxy.admission.states import Private
 from proxy.core.rate import admit, charge
 from proxy.errors import RateLimited
 from proxy.types import Limits, Tenant
+from tests.process import environment
 
 
 @pytest.fixture
@@ -17,9 +26,21 @@ def clock() -> SimpleNamespace:
     return SimpleNamespace(now=1000.0)
 
 
-@pytest.fixture
-def admission(clock: SimpleNamespace) -> Admission:
-    return Admission(lambda: float(clock.now))
+@contextmanager
+def table(workers: int, places: int = 1024) -> Iterator[Table]:
+    with TemporaryDirectory() as folder, closing(Table(workers, Path(folder) / "rates", places)) as made:
+        yield made
+
+
+@pytest.fixture(params=["alone", "worker"])
+def admission(request: pytest.FixtureRequest, clock: SimpleNamespace) -> Iterator[Admission]:
+    with table(3) as shared:
+        states = Private() if request.param == "alone" else Shared(shared, 1)
+        yield Admission(lambda: float(clock.now), states)
+
+
+def crew(clock: SimpleNamespace, shared: Table) -> list[Admission]:
+    return [Admission(lambda: float(clock.now), Shared(shared, worker)) for worker in range(shared.workers)]
 
 
 def test_requests_a_minute_are_counted_for_each_scope(admission: Admission, clock: SimpleNamespace) -> None:
@@ -129,3 +150,124 @@ def test_no_minute_pays_for_more_tokens_than_its_rate_and_one_request(
             paid.append(tokens)
     whole = sum(paid[:-1])
     assert whole <= per_minute + (now - start) / 60 * per_minute + max([0, *paid]) + 1
+
+
+def test_workers_let_in_together_what_one_alone_would(clock: SimpleNamespace) -> None:
+    scopes = [("acme", Limits(rpm_limit=5, tpm_limit=100))]
+    with table(4) as shared:
+        workers = crew(clock, shared)
+        for number in range(5):
+            entry = workers[number % 4].enter(scopes)
+            assert entry.told["x-ratelimit-remaining-requests"] == str(4 - number)
+            entry.leave(10)
+        for worker in workers:
+            with pytest.raises(RateLimited, match="5 requests a minute"):
+                worker.enter(scopes)
+        clock.now += 12
+        assert workers[2].enter(scopes).told["x-ratelimit-remaining-tokens"] == "69"
+
+
+def test_what_a_dead_worker_had_inside_is_free_again_and_no_one_else_s(clock: SimpleNamespace) -> None:
+    scopes = [("acme", Limits(max_parallel=3))]
+    with table(3) as shared:
+        first, second, third = crew(clock, shared)
+        first.enter(scopes)
+        second.enter(scopes)
+        second.enter(scopes)
+        shared.clear(1)
+        third.enter(scopes)
+        third.enter(scopes)
+        with pytest.raises(RateLimited, match="3 requests at once"):
+            third.enter(scopes)
+
+
+def test_an_idle_scope_makes_room_and_an_active_one_does_not(clock: SimpleNamespace) -> None:
+    scopes = [[(f"tenant {number}", Limits(rpm_limit=1))] for number in range(100)]
+    with table(1, places=4) as shared:
+        (admission,) = crew(clock, shared)
+        entries = []
+        for scope in scopes:
+            try:
+                entries.append(admission.enter(scope))
+            except RateLimited as error:
+                assert "too many tenants" in error.message
+        assert len(entries) == 4
+        clock.now += 60
+        with pytest.raises(RateLimited, match="too many tenants"):
+            admission.enter(scopes[50])
+        for entry in entries:
+            entry.leave()
+        admission.enter(scopes[50])
+        with pytest.raises(RateLimited, match="1 requests a minute"):
+            admission.enter(scopes[50])
+
+
+FORKS = """
+import os, sys
+from pathlib import Path
+from proxy.admission import Admission
+from proxy.admission.shared import Shared, Table
+from proxy.errors import RateLimited
+from proxy.types import Limits
+
+table = Table(4, Path("rates"))
+told, tell = os.pipe()
+for worker in range(4):
+    if os.fork() == 0:
+        admission, inside = Admission(lambda: 1000.0, Shared(table, worker)), 0
+        for _ in range(1000):
+            try:
+                admission.enter([("acme", Limits(rpm_limit=1500))])
+                inside += 1
+            except RateLimited:
+                pass
+        os.write(tell, b"%d\\n" % inside)
+        os._exit(0)
+for _ in range(4):
+    os.wait()
+print(sum(map(int, os.read(told, 100).split())))
+"""
+
+
+def test_processes_that_ask_at_once_are_let_in_to_the_last_one(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", FORKS], cwd=tmp_path, env=environment(), capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "1500"
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.integers(0, 2), st.sampled_from("abc"), st.floats(0, 20), st.sampled_from([None, 0, 7]), st.booleans()
+        ),
+        max_size=60,
+    )
+)
+def test_workers_that_share_say_what_one_alone_would(
+    steps: list[tuple[int, str, float, int | None, bool]],
+) -> None:
+    clock = SimpleNamespace(now=1000.0)
+    bounds = {"a": Limits(rpm_limit=4, max_parallel=3), "b": Limits(tpm_limit=20), "c": Limits(rpm_limit=2)}
+    alone = Admission(lambda: float(clock.now))
+    with table(3, places=8) as shared:
+        workers = crew(clock, shared)
+        inside: list[tuple[Entry, Entry]] = []
+        for worker, name, gap, tokens, both in steps:
+            clock.now += gap
+            if tokens is not None and inside:
+                for entry in inside.pop(0):
+                    entry.leave(tokens)
+            scopes = [(name, bounds[name]), *([("key", Limits(rpm_limit=9))] if both else [])]
+            said = [_said(admission, scopes) for admission in (alone, workers[worker])]
+            assert said[0][1:] == said[1][1:]
+            if isinstance(said[0][0], Entry) and isinstance(said[1][0], Entry):
+                inside.append((said[0][0], said[1][0]))
+
+
+def _said(admission: Admission, scopes: list[tuple[str, Limits]]) -> tuple[Entry | None, str, dict[str, str]]:
+    try:
+        entry = admission.enter(scopes)
+    except RateLimited as error:
+        return None, f"{error.message} {error.retry_after}", dict(error.told)
+    return entry, "", entry.told

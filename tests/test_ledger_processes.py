@@ -1,8 +1,11 @@
 """One ledger under many processes: no limit is passed, and what a dead process owes is charged."""
 
+import asyncio
 import os
 import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -20,13 +23,15 @@ from proxy.ledger import Amount, Ballot, Credentials, Hot
 from proxy.ledger.books import Books
 from proxy.ledger.checking import check
 from proxy.ledger.frames import Frames, framed
-from proxy.ledger.postgres import PostgresBooks
+from proxy.ledger.postgres import PostgresBooks, PostgresLedger
 from proxy.ledger.remote import RemoteLedger
 from proxy.ledger.reports import draws
 from proxy.ledger.serving import LedgerServer
 from proxy.ledger.sqlite import SqliteLedger
+from proxy.ledger.store import wall_clock
 from proxy.types import Limits, Tenant
-from tests.bench_ledger import DRAW, Load, checks, hammer, tenants, writer
+from tests.bench.ledger import DRAW, Load, checks, hammer, tenants, writer
+from tests.process import environment
 from tests.test_ledger import NOON, acme, end, row, sheet, verdict, wish
 
 SECONDS = float(os.environ.get("TALLY_TEST_SECONDS", "3"))
@@ -41,8 +46,10 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 
 def test_eight_processes_of_thirty_two_tasks_reach_a_limit_and_never_pass_it(url: str, tmp_path: Path) -> None:
-    limit = 400_000
+    limit = int(400_000 * SECONDS / 3)
     done = hammer(url, Load(8, 32, SECONDS), tmp_path, limit=limit)
+    asked = (done.pairs + done.refused) / done.seconds
+    sys.stdout.write(f"{url.partition(':')[0]}: {done.pairs:,} granted, {asked:,.0f} asked for a second\n")
     (only,) = checks(url)
     assert only.ok
     assert only.spent.nano == only.window_spent.nano == done.spent
@@ -187,6 +194,21 @@ async def test_a_writer_that_dies_loses_nothing_that_was_settled_and_its_success
         assert all(one.ok for one in check(books))
 
 
+@pytest.mark.anyio
+async def test_a_worker_that_has_nothing_to_be_written_leaves_at_once_also_where_no_writer_answers(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "ledger.sock"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as door:
+        door.bind(str(path))
+        door.listen()
+        ledger = remote(path)
+        with pytest.raises(LedgerUnavailable, match="does not answer"):
+            await ledger.authenticate("key")
+        with anyio.fail_after(2):
+            await ledger.close()
+
+
 def test_frames_come_out_whole_however_they_are_cut() -> None:
     frames = [framed(number, 1, "x" * number) for number in range(50)]
     whole = b"".join(frames)
@@ -312,3 +334,45 @@ def test_a_replica_takes_its_lock_again_before_anything_else(postgres: Callable[
         assert other.sweep_dead() == 0
         one.settle(end("a", row(nano=7)))
         assert sheet(one) == (Amount(7, 7), Amount(), Amount(7, 7))
+
+
+REPLICA = """
+import sys, time
+from proxy.ledger.postgres import PostgresLedger
+from proxy.ledger.store import wall_clock
+from tests.test_ledger import wish
+
+ledger = PostgresLedger.open(sys.argv[1], clock=wall_clock)
+ledger._writer._books.reserve(wish("a", 10))
+print("reserved", flush=True)
+time.sleep(60)
+"""
+_BACKENDS = "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+
+
+@pytest.mark.skipif("TALLY_TEST_POSTGRES" in os.environ, reason="the server may be on another machine")
+def test_a_dead_replica_is_charged_also_where_its_end_is_seen_only_after_the_next_one_has_started(
+    postgres: Callable[[], str],
+) -> None:
+    url = postgres()
+    with closing(PostgresBooks.open_url(url, clock=wall_clock)) as books:
+        acme(books)
+        with subprocess.Popen(
+            [sys.executable, "-c", REPLICA, url], env=environment(), stdout=subprocess.PIPE, text=True
+        ) as replica:
+            assert replica.stdout is not None
+            replica.stdout.readline()
+            backends = [row["pid"] for row in books.rows(_BACKENDS)]
+            for pid in backends:
+                os.kill(pid, signal.SIGSTOP)
+            replica.kill()
+        try:
+            ledger = PostgresLedger.open(url, clock=wall_clock)
+        finally:
+            for pid in backends:
+                os.kill(pid, signal.SIGCONT)
+        give_up = time.monotonic() + 15
+        while sheet(books) != (Amount(10), Amount(), Amount(10)):
+            assert time.monotonic() < give_up
+            time.sleep(0.05)
+        asyncio.run(ledger.close())

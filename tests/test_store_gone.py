@@ -2,14 +2,18 @@
 
 import json
 import os
+import resource
+import shlex
 import signal
 import sqlite3
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, closing, contextmanager
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from tempfile import mkdtemp
 
@@ -21,7 +25,7 @@ from proxy.ledger.opening import read_books
 from proxy.ledger.store import wall_clock
 from tests import postgres
 from tests.fake_upstream import FakeUpstream
-from tests.process import serving
+from tests.process import children, lives, serving
 from tests.served import KEY, RATES, configuration
 
 GONE_S = float(os.environ.get("TALLY_TEST_GONE_S", "2"))
@@ -30,25 +34,29 @@ CLIENTS = 4
 
 @dataclass
 class Store:
+    """`gone` takes it away from a server, which is given by its process' number."""
+
     url: str
-    gone: Callable[[], AbstractContextManager[None]]
+    gone: Callable[[int], AbstractContextManager[None]]
 
 
-@pytest.fixture(params=["sqlite", "postgres"])
+@pytest.fixture(params=["sqlite-locked", "sqlite-full", "postgres-still", "postgres-stopped"])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
-    if request.param == "sqlite":
-        yield Store(f"sqlite:///{tmp_path / 'tally.db'}", lambda: _locked(tmp_path / "tally.db"))
+    kind, how = request.param.split("-")
+    if kind == "sqlite":
+        path = tmp_path / "tally.db"
+        yield Store(f"sqlite:///{path}", partial(_locked, path) if how == "locked" else _full)
         return
     if os.environ.get("TALLY_TEST_POSTGRES"):
         pytest.skip("a server that others use is not stopped")
     # the server runs as a user of its own, who may not look into pytest's folders
     data = Path(mkdtemp(prefix="tally-pg-"))
-    with postgres.server(data) as address:
-        yield Store(address, lambda: _stopped(data))
+    with postgres.server(data) as address, ExitStack() as again:
+        yield Store(address, partial(_still, data) if how == "still" else partial(_stopped, data, again))
 
 
 @contextmanager
-def _locked(path: Path) -> Iterator[None]:
+def _locked(path: Path, _server: int) -> Iterator[None]:
     with closing(sqlite3.connect(path, isolation_level=None, timeout=10)) as other:
         other.execute("BEGIN IMMEDIATE")
         yield
@@ -56,12 +64,25 @@ def _locked(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _stopped(data: Path) -> Iterator[None]:
+def _full(server: int) -> Iterator[None]:
+    """The system takes no more from the server than the first page of any file, as a full disk takes nothing."""
+    if sys.platform != "linux":
+        pytest.skip("no limit can be put on another process")
+    pids = [server, *children(server)]
+    before = [resource.prlimit(pid, resource.RLIMIT_FSIZE) for pid in pids]
+    for pid, (_, hard) in zip(pids, before, strict=True):
+        resource.prlimit(pid, resource.RLIMIT_FSIZE, (4096, hard))
+    yield
+    for pid, limits in zip(pids, before, strict=True):
+        resource.prlimit(pid, resource.RLIMIT_FSIZE, limits)
+
+
+@contextmanager
+def _still(data: Path, _server: int) -> Iterator[None]:
     """The whole server stands still; connections are neither refused nor answered."""
-    master = int((data / "postmaster.pid").read_text().splitlines()[0])
+    master = _postmaster(data)
     os.kill(master, signal.SIGSTOP)
-    done = subprocess.run(["ps", "-o", "pid=", "--ppid", str(master)], capture_output=True, text=True, check=False)
-    all_of_them = [master, *(int(pid) for pid in done.stdout.split())]
+    all_of_them = [master, *children(master)]
     for pid in all_of_them:
         os.kill(pid, signal.SIGSTOP)
     try:
@@ -69,6 +90,31 @@ def _stopped(data: Path) -> Iterator[None]:
     finally:
         for pid in all_of_them:
             os.kill(pid, signal.SIGCONT)
+
+
+@contextmanager
+def _stopped(data: Path, again: ExitStack, _server: int) -> Iterator[None]:
+    """The server is shut down, its connections are cut and new ones refused; `again` ends the one that follows."""
+    command, owner = shlex.split((data / "postmaster.opts").read_text()), data.stat()
+    _end(_postmaster(data))
+    yield
+    follower = subprocess.Popen(
+        command, user=owner.st_uid, group=owner.st_gid, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    again.callback(follower.wait)
+    again.callback(follower.send_signal, signal.SIGINT)
+
+
+def _postmaster(data: Path) -> int:
+    return int((data / "postmaster.pid").read_text().splitlines()[0])
+
+
+def _end(pid: int) -> None:
+    os.kill(pid, signal.SIGINT)
+    give_up = time.monotonic() + 20
+    while lives(pid):
+        assert time.monotonic() < give_up
+        time.sleep(0.02)
 
 
 @dataclass
@@ -106,7 +152,7 @@ def test_a_store_that_is_gone_for_a_while_sells_nothing_and_comes_back_by_itself
             for thread in threads:
                 thread.start()
             upstream.wait(lambda: all(client.seen for client in clients), timeout=20)
-            with store.gone():
+            with store.gone(server.process.pid):
                 gone = time.monotonic()
                 time.sleep(0.5)
                 # what was reserved just before is drawn; from here on nothing more is

@@ -2,16 +2,18 @@
 
 import ipaddress
 import os
+import signal
 import socket
 import sys
 from contextlib import ExitStack, suppress
 from functools import cache
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from types import FrameType
 
 import click
 
 from proxy.cli.books import clear_errors
+from proxy.cli.folder import private_folder
 from proxy.errors import ConfigError, Problem
 
 NOT_STARTED = 3
@@ -26,10 +28,12 @@ NOT_STARTED = 3
 @clear_errors
 def serve(config_path: Path | None, host: str, port: int, workers: int) -> None:
     """Serve the OpenAI API. Without a configuration every LiteLLM model name works, on this machine alone."""
+    # as the first process of a container it would not hear of it otherwise before it serves
+    signal.signal(signal.SIGTERM, _leave)
     with ExitStack() as folders:
         folder = None
         if workers > 1:
-            folder = Path(folders.enter_context(TemporaryDirectory(prefix="tally-")))
+            folder = folders.enter_context(private_folder())
             # the metrics' library looks for it when it is imported
             os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(folder)
         _serve(config_path, host, port, workers, folder)
@@ -64,6 +68,10 @@ def _serve(config_path: Path | None, host: str, port: int, workers: int, folder:
         server.run()
     if not server.started:
         sys.exit(NOT_STARTED)
+
+
+def _leave(_number: int, _frame: FrameType | None) -> None:
+    sys.exit(0)
 
 
 def _keyed(source: str, host: str, *, open_to_all: bool) -> None:

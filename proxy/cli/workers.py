@@ -15,6 +15,8 @@ import structlog
 import uvloop
 from prometheus_client import multiprocess
 
+from proxy.admission.shared import Shared as SharedStates
+from proxy.admission.shared import Table
 from proxy.app import Shared, Tally, adopt
 from proxy.cli.server import Server, settings
 from proxy.cli.supervisor import Role, Supervisor
@@ -47,6 +49,7 @@ class Crew:
         # by worker: under which name it reserves, and the names of those that died in its place
         self._owners = [secrets.token_hex(8) for _ in range(workers)]
         self._replaced: list[tuple[str, ...]] = [()] * workers
+        self._admitted = Table(workers, folder / "rates")
         prepare_ledger(self._url, clock=wall_clock, prepare=self._prepare)
 
     def run(self, host: str, port: int) -> None:
@@ -77,12 +80,14 @@ class Crew:
             return
         multiprocess.mark_process_dead(pid, str(self._folder))  # type: ignore[no-untyped-call]  # it has no types
         place = int(role.name)
+        self._admitted.clear(place)
         self._replaced[place] = (self._owners[place], *self._replaced[place])[:_MOST_REPLACED]
         self._owners[place] = secrets.token_hex(8)
 
     def _serve(self, place: int) -> int:
         """Be a worker."""
-        shared = Shared(self._ledger(place), self.open_to_all, self._workers, self._folder)
+        states = SharedStates(self._admitted, place)
+        shared = Shared(self._ledger(place), self.open_to_all, states, self._folder)
         tally = Tally(self._config, shared=shared)
         server = Server(settings(tally, "", 0), tally.stopping)
         with suppress(KeyboardInterrupt):
