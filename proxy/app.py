@@ -7,7 +7,7 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, partial
 from importlib import import_module
 from itertools import count
@@ -20,6 +20,7 @@ from starlette.exceptions import HTTPException
 
 from proxy import __version__
 from proxy.admission import Admission
+from proxy.admission.states import States
 from proxy.answers.workers import Workers
 from proxy.api.admin import AdminEndpoint
 from proxy.api.chat import ChatEndpoint
@@ -34,7 +35,7 @@ from proxy.api.passthrough import PATHS, PassthroughEndpoint
 from proxy.api.paths import Unserved
 from proxy.api.responses import Responses, Unstored
 from proxy.api.services import Services
-from proxy.auth import LOCAL, MASTER, Auth
+from proxy.auth import LOCAL, MASTER, Auth, SoftBudget
 from proxy.batcher import Batcher
 from proxy.calibration import Calibrator, Known, read_calibrations
 from proxy.config import Config, KeyConfig
@@ -46,10 +47,10 @@ from proxy.engine import Engine
 from proxy.keeping import Keeper
 from proxy.ledger import Ledger
 from proxy.ledger.admin import OPERATIONS, administer
-from proxy.ledger.admin.reporting import readable, report
+from proxy.ledger.admin.reporting import Reader, readable
 from proxy.ledger.books import Books
 from proxy.ledger.keys import NewKey
-from proxy.ledger.opening import open_ledger
+from proxy.ledger.opening import open_ledger, read_books
 from proxy.ledger.store import wall_clock
 from proxy.metering import Meter
 from proxy.picking import Picker
@@ -66,7 +67,7 @@ from proxy.scoring.reward import RewardScorer
 from proxy.scoring.universal import Universal
 from proxy.telemetry import Metrics
 from proxy.trial import Shadows
-from proxy.types import JSON, Plan, Strategy
+from proxy.types import JSON, Plan, Strategy, Tenant
 from proxy.upstream import Lane
 from proxy.upstream.catalogue import Catalogue
 from proxy.upstream.direct import DirectLane
@@ -85,13 +86,13 @@ _HEAVY = {"dynscaling": "numpy", "pets": "numpy", "optscale": "scipy.special"}
 class Shared:
     """What one of several worker processes is given: the ledger, open, whose tenants are adopted already.
 
-    `open_to_all`: nobody has a key. `workers` is how many divide what a tenant may ask a minute and at once, and
-    `metrics` the folder in which they gather their metrics.
+    `open_to_all`: nobody has a key. `states` are where all workers count who comes in, and `metrics` the folder in
+    which they gather their metrics.
     """
 
     ledger: Ledger
     open_to_all: bool
-    workers: int
+    states: States
     metrics: Path
 
 
@@ -99,15 +100,22 @@ def adopt(config: Config, books: Books) -> bool:
     """Take over the configured tenants and keys; returns whether nobody has a key, so that everybody may come in."""
     keyed = config.general_settings.master_key is not None or any(key.revoked_at is None for key in books.keys())  # noqa: SIM118 - not a dict
     open_to_all = not config.tenants and not keyed
-    tenants = [*(tenant.tenant() for tenant in config.tenants), LOCAL if open_to_all else MASTER]
+    tenants = [*(tenant.tenant() for tenant in config.tenants), keyless(config, open_to_all=open_to_all)]
     books.adopt(tenants, {tenant.name: [_new_key(key) for key in tenant.owned()] for tenant in config.tenants})
     return open_to_all
+
+
+def keyless(config: Config, *, open_to_all: bool) -> Tenant:
+    """Who comes without a key of a tenant, and what is stored of it."""
+    settings = config.general_settings
+    stored = {name: getattr(settings, name) for name in ("store_samples", "store_samples_days")}
+    return replace(LOCAL if open_to_all else MASTER, **stored)
 
 
 class Tally:
     """One server: its ledger is open from construction on, everything else while its application runs.
 
-    `shared` is for one of several workers.
+    `wall` is seconds since 1970, by which budgets have their windows. `shared` is for one of several workers.
     `direct` is the lane to OpenAI-compatible servers. Raises ConfigError when the ledger, the predictor's file or the
     calibration cannot be opened.
     """
@@ -118,25 +126,30 @@ class Tally:
         *,
         environ: Mapping[str, str] = os.environ,
         seed: int | None = None,
+        wall: Callable[[], float] = wall_clock,
         direct: Lane | None = None,
         shared: Shared | None = None,
     ) -> None:
         self.config = config
         self._seed = seed
+        self._wall = wall
         self._closing = AsyncExitStack()
         self._ready_until = 0.0
         self._stop_by: float | None = None
         self._metrics = Metrics(shared.metrics if shared is not None else None)
-        self._workers = shared.workers if shared is not None else 1
+        self._states = shared.states if shared is not None else None
         self._open_to_all = shared.open_to_all if shared is not None else False
         # a file that cannot be read is told before the ledger is locked
         self._predictor = self._predicting()
         calibration = config.scaling.calibration
         self._calibrations: Known = {} if calibration is None else read_calibrations(calibration)
         url = config.general_settings.database_url
-        self._ledger = shared.ledger if shared is not None else open_ledger(url, clock=wall_clock, prepare=self._adopt)
+        self._ledger = shared.ledger if shared is not None else open_ledger(url, clock=wall, prepare=self._adopt)
         # the last to close is the ledger, whatever becomes of the lanes: they may settle until then
         self._closing.push_async_callback(self._ledger.close)
+        self._reader = Reader(partial(read_books, url, clock=wall)) if readable(url) else None
+        if self._reader is not None:
+            self._closing.push_async_callback(self._reader.close)
         lane = self._kept(direct or DirectLane())
         self._catalogue = Catalogue(
             config,
@@ -183,8 +196,16 @@ class Tally:
             max_queries=scaling.batch_max_queries,
         )
         shadows = Shadows(batcher.submit, patience=self._patience)
-        async with self._closing, Workers(clock=time.monotonic) as algebra, batcher, shadows:
-            self._route(app, meter, batcher, shadows, algebra)
+        auth = Auth(
+            self._ledger,
+            master_key=self.config.general_settings.master_key,
+            open_to_all=self._open_to_all,
+            clock=time.monotonic,
+            keyless=keyless(self.config, open_to_all=self._open_to_all),
+            alert=self._alert,
+        )
+        async with self._closing, auth, Workers(clock=time.monotonic) as algebra, batcher, shadows:
+            self._route(app, auth, meter, batcher=batcher, shadows=shadows, algebra=algebra)
             await asyncio.to_thread(_import_ahead, self.config)
             # what stands after start-up is not garbage: collecting it again and again costs tail latency
             gc.collect()
@@ -196,17 +217,12 @@ class Tally:
         self.stopping()
         return max(0.0, (self._stop_by or 0.0) - time.monotonic())
 
-    def _route(self, app: FastAPI, meter: Meter, batcher: Batcher, shadows: Shadows, algebra: Workers) -> None:
+    def _route(
+        self, app: FastAPI, auth: Auth, meter: Meter, *, batcher: Batcher, shadows: Shadows, algebra: Workers
+    ) -> None:
         settings = self.config.general_settings
-        auth = Auth(
-            self._ledger,
-            master_key=settings.master_key,
-            open_to_all=self._open_to_all,
-            clock=time.monotonic,
-            alert=self._alert,
-        )
         new_id = _identity
-        door = Door(auth, Admission(time.monotonic, self._workers), settings, new_id)
+        door = Door(auth, Admission(time.monotonic, self._states), settings, new_id)
         services = Services(
             settings=settings,
             door=door,
@@ -223,16 +239,17 @@ class Tally:
             metrics=self._metrics,
             log=structlog.get_logger("tally"),
             clock=time.monotonic,
-            wall=wall_clock,
+            wall=self._wall,
             new_id=new_id,
             number=count().__next__,
+            shortage=self._ledger.shortage,
         )
         chat, completions = ChatEndpoint(services), ChatEndpoint(services, legacy)
-        answered = Responses(wall_clock, max_messages=settings.max_messages)
+        answered = Responses(self._wall, max_messages=settings.max_messages)
         responses, unstored = ChatEndpoint(services, answered), Unstored(door)
         passed = {path: PassthroughEndpoint(path, services, meter, self._ledger) for path in PATHS}
         feedback = FeedbackEndpoint(door, self._ledger.feedback)
-        models = ModelsEndpoint(door, self._catalogue, created=int(wall_clock()))
+        models = ModelsEndpoint(door, self._catalogue, created=int(self._wall()))
         health = HealthEndpoints(self._metrics, self._probe)
         for prefix in ("", "/{strategy}"):
             app.add_route(f"{prefix}/v1/chat/completions", chat.serve, methods=["POST"])
@@ -249,7 +266,7 @@ class Tally:
         app.add_route("/health/readiness", health.readiness, methods=["GET"])
         app.add_route("/metrics", health.metrics, methods=["GET"])
         for path in OPERATIONS:
-            admin = AdminEndpoint(path, door, self._administer)
+            admin = AdminEndpoint(path, door, self._administer, services.log)
             app.add_route(path, admin.serve, methods=admin.methods)
         described = OpenApiEndpoint(budget_status=settings.budget_exceeded_status_code)
         app.add_route("/openapi.json", described.serve, methods=["GET"])
@@ -324,24 +341,25 @@ class Tally:
         return HistoryPredictor(self._recent_scores, clock=time.monotonic) if scaling.prior == "history" else None
 
     async def _administer(self, path: str, asked: JSON) -> Any:  # noqa: ANN401 - the answer's JSON
-        url = self.config.general_settings.database_url
-        if OPERATIONS[path].report and readable(url):
-            # nobody's reservation waits for a report
-            return await asyncio.to_thread(report, url, path, asked, clock=wall_clock)
-        return await self._ledger.run(lambda books: administer(books, path, asked))
+        # nobody's reservation waits for one who reads
+        books = self._reader if OPERATIONS[path].reads and self._reader is not None else self._ledger
+        return await books.run(lambda books: administer(books, path, asked))
 
     async def _recent_scores(self, tenant: str, model: str, limit: int) -> list[list[float]]:
         # the predictor is read before the ledger is opened
         return await self._ledger.scores(tenant, model, limit)
 
-    def _alert(self, tenant: str, used: bool) -> None:
+    def _alert(self, soft: SoftBudget) -> None:
         """Tell that a soft budget is used up, or has room again."""
-        self._metrics.soft.labels(tenant).set(int(used))
+        self._metrics.soft.labels(soft.tenant, soft.key or "").set(int(soft.used))
+        if not soft.changed:
+            return
         log = structlog.get_logger("tally")
-        if used:
-            log.warning("soft_budget_used", tenant=tenant)
+        whose = {"tenant": soft.tenant, **({} if soft.key is None else {"key": soft.key})}
+        if soft.used:
+            log.warning("soft_budget_used", **whose)
         else:
-            log.info("soft_budget_free", tenant=tenant)
+            log.info("soft_budget_free", **whose)
 
     async def _probe(self) -> None:
         now = time.monotonic()

@@ -25,6 +25,8 @@ Each maps to OpenAI's error envelope at the HTTP edge (`proxy.api.wire`).
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+_LONGEST_WAIT_S = 60.0
+
 
 class TallyError(Exception):
     """The root. `status`, `type`, `code` and `param` are what OpenAI's envelope carries.
@@ -114,12 +116,25 @@ class NotFound(TallyError):
 
 
 class BudgetExceeded(TallyError):
-    """Not even one sample can be paid. 402, which no SDK retries."""
+    """Not even one sample can be paid. 402, which no SDK retries, unless its budget's window ends within a minute.
+
+    `budget` tells the limit that was reached, as JSON; `retry_after` is when its window ends, in seconds from now
+    (None: waiting does not help).
+    """
 
     status = 402
     type = "budget_exceeded"
     code = "budget_exceeded"
     should_retry = False
+
+    def __init__(
+        self, message: str, *, budget: Mapping[str, object] | None = None, retry_after: float | None = None
+    ) -> None:
+        super().__init__(message)
+        self.budget = budget
+        self.retry_after = retry_after
+        # the SDKs wait as long as they are told up to a minute; told more, they would be back within seconds
+        self.should_retry = retry_after is not None and retry_after <= _LONGEST_WAIT_S
 
 
 class LowConfidence(TallyError):

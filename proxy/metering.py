@@ -10,7 +10,7 @@ from math import ceil
 from typing import NamedTuple
 
 from proxy.errors import BudgetExceeded, UpstreamError
-from proxy.ledger import Amount, DrawRow, Ledger, Reservation, Settlement
+from proxy.ledger import Amount, DrawRow, Ledger, Refused, Reservation, Settlement
 from proxy.ledger.rows import row_id, rows, split
 from proxy.money import Rates
 from proxy.purse import Purse
@@ -221,6 +221,8 @@ class MeteredCall:
             finally:
                 self._purse.held -= self._held.nano
                 self._held = Amount()
+        if self.granted < choices:
+            self._purse.refused = Refused(self._purse.account, base, each, choices)
         if self.granted:
             self._hold(base.nano + self.granted * each.nano, base.tokens + self.granted * each.tokens)
             self._output = self.granted * self._slice

@@ -64,11 +64,12 @@ class Planner:
         self._default = config.scaling.default()
         self._answer = config.scaling.answer.spec()
         self._rules = [(pattern(rule.match), rule.answer.spec()) for rule in config.scaling.answer_rules]
-        self._store_questions = config.scaling.store_questions
         self._catalogue = catalogue
 
     def plan(self, request: JSON, wish: Wish, tenant: Tenant, *, left: float = 1.0, soft: bool = False) -> Plan:
-        """The plan for `request` of a tenant of whose budget the share `left` is left; `soft`: a soft one is used up.
+        """The plan for `request` of a tenant of whose budget the share `left` is left.
+
+        `soft`: a soft budget is used up with which scaling ends.
 
         Raises NotAllowed for a model or a strategy off the tenant's list, RequestInvalid for an `n` over a cap, and
         where an answer is to be refused below a confidence that it cannot have, BudgetExceeded where the budget holds
@@ -106,7 +107,6 @@ class Planner:
             stream=bool(request.get("stream")),
             include_usage=bool((request.get("stream_options") or {}).get("include_usage")),
             show_tally=wish.show or name != "off",
-            store_question=self._store_questions,
             detail=wish.detail,
             min_confidence=wish.min_confidence,
             low_confidence=wish.low_confidence,
@@ -119,7 +119,7 @@ class Planner:
         tenant, strategy = plan.tenant, plan.strategy
         if strategy.name == "off":
             return plan
-        if (soft and tenant.scale_until == "soft") or left < _SINGLE_BELOW:
+        if soft or left < _SINGLE_BELOW:
             if tenant.on_exhausted == "refuse":
                 raise BudgetExceeded("The budget holds no vote, and this tenant wants no single sample.")
             single = self._capped("off", wish, tenant, plan.choices)

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from itertools import count
 
 from proxy.errors import RequestInvalid
+from proxy.ledger import Refused
 from proxy.types import JSON, Account, Tenant, Usage
 from proxy.upstream.asked import asking, paid_apart
 from proxy.upstream.deployment import Deployment
@@ -17,6 +18,7 @@ class Purse:
     `held` is reserved by its calls now; `limit` None: the tenant's own budget is the only limit. `paid` is every token
     of its calls, `drawn_tokens` the completions of its draws that gave a sample, `prompt_tokens` one draw's prompt as
     the provider told it (else `prompt_estimated`), and `prompt_bound` what that prompt was thought to have at most.
+    `refused` is what the last call asked for that did not get all of it.
     """
 
     tenant: Tenant
@@ -30,6 +32,7 @@ class Purse:
     prompt_bound: int = 0
     prompt_estimated: bool = False
     attempts: "count[int]" = field(default_factory=count)
+    refused: Refused | None = None
 
     def pay(self, usage: Usage, nano: int, *, drawn: bool, bound: int) -> None:
         """Count a call that ended; `bound` is its prompt's upper bound in tokens."""

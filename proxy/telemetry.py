@@ -37,10 +37,11 @@ class Metrics:
         self.cost = Counter("tally_cost_usd", "US dollars paid", ("model", "tenant"), registry=self._registry)
         self.soft = Gauge(
             "tally_soft_budget_used",
-            "Whether a tenant's soft budget is used up",
-            ("tenant",),
+            "Whether the soft budget of a tenant (no key) or of a key is used up",
+            ("tenant", "key"),
             registry=self._registry,
-            multiprocess_mode="livemax",
+            # the workers look at the same budgets, so that whoever looked last knows best
+            multiprocess_mode="livemostrecent",
         )
         self.in_flight = Gauge(
             "tally_requests_in_flight", "Requests being served", registry=self._registry, multiprocess_mode="livesum"

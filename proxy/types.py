@@ -144,6 +144,7 @@ class Tenant(Limits):
     `metadata` is what the operator keeps beside it, a JSON object as text.
     `scale_fraction` in [0, 1] is the share of its requests that is scaled (None: all); `shadow`: what is scaled only
     runs in the background, and the client gets one sample.
+    `store_samples`: the ledger keeps what is asked and said, each for `store_samples_days`.
     """
 
     name: str
@@ -153,9 +154,14 @@ class Tenant(Limits):
     scale_fraction: float | None = None
     shadow: bool = False
     metadata: str | None = None
+    store_samples: bool = False
+    store_samples_days: int = 30
 
     def narrowed(self, key: Limits) -> "Tenant":
-        """The same with what one of its keys may do at most; the key's own strategy is the default."""
+        """The same with what one of its keys may do at most; the key's own strategy is the default.
+
+        A soft budget and what it ends stay those of the tenant: the key has its own beside it.
+        """
         return replace(
             self,
             budgets=(*self.budgets, *(budget for budget in key.windows if budget != Budget())),
@@ -165,7 +171,6 @@ class Tenant(Limits):
             max_samples=_least(self.max_samples, key.max_samples),
             max_rounds=_least(self.max_rounds, key.max_rounds),
             max_request_nano=_least(self.max_request_nano, key.max_request_nano),
-            scale_until="soft" if "soft" in (self.scale_until, key.scale_until) else "hard",
             on_exhausted="refuse" if "refuse" in (self.on_exhausted, key.on_exhausted) else "single",
             blocked=self.blocked or key.blocked,
         )
@@ -309,7 +314,6 @@ class Plan:
     stream: bool = False
     include_usage: bool = False
     show_tally: bool = False
-    store_question: bool = False
     detail: bool = False
     min_confidence: float | None = None
     low_confidence: LowConfidence = "mark"

@@ -12,7 +12,8 @@ from proxy.core.strategies import rule_for, scored
 from proxy.core.vote import SILENT, Votes, admitted, poll, voices
 from proxy.core.vote import Ballot as Vote
 from proxy.errors import BudgetExceeded, ClientGone, LowConfidence, TallyError, UpstreamError, UpstreamTimeout
-from proxy.ledger import Ballot, RequestRow
+from proxy.ledger import Ballot, RequestRow, Texts
+from proxy.ledger.texts import kept
 from proxy.money import usd
 from proxy.purse import Purse
 from proxy.query import Drawn, Query
@@ -36,9 +37,9 @@ class Verdict:
 
     `first_answer` is what one sample would have said; `confidence` in [0, 1], None where nothing was voted on.
     `head` is the provider's own id, created, model and the like; `draws` is every sample, where the request asks.
-    `question` is what was asked, where it may be stored. `said` is the answer where its fields voted for themselves;
-    `composed`: no sample has all of it. `picked` is what chose one of several texts ("none": the
-    first complete one was taken), None where texts were not to be chosen from.
+    `question` is what was asked, and `texts` that and what was said, where it may be stored. `said` is the answer where
+    its fields voted for themselves; `composed`: no sample has all of it. `picked` is what chose one of several texts
+    ("none": the first complete one was taken), None where texts were not to be chosen from.
     `chance_right` is what the query's calibration makes of the confidence, None where it has none; `low_confidence`
     whether that, or else the confidence, misses what the request asks for, None where it asks for nothing.
     `others` are the further choices of a request that asks for several, ranked by the vote, and `winners` the place of
@@ -62,6 +63,7 @@ class Verdict:
     ballots: tuple[Ballot, ...]
     draws: tuple[JSON, ...] | None = None
     question: str | None = None
+    texts: Texts | None = None
     said: str | None = None
     composed: bool = False
     picked: Pick | None = None
@@ -172,7 +174,8 @@ def verdict(query: Query, reason: str | None) -> Verdict:
         draws=_draws(samples, [None if label is None else texts[label] for label in labels])
         if query.plan.detail
         else None,
-        question=question(query.request) if query.plan.store_question else None,
+        question=question(query.request) if query.plan.tenant.store_samples else None,
+        texts=kept(query.plan.tenant, query.request, ((sample.row, sample.choice.message) for sample in samples)),
         said=_said(query, returned.choice) if fields_vote(query.plan) else None,
         composed=returned.made,
         picked=query.picked,
@@ -242,6 +245,7 @@ def request_row(plan: Plan, found: Verdict, latency_ms: int, status: int = 200) 
         latency_ms=latency_ms,
         ballots=found.ballots,
         question=found.question,
+        texts=found.texts,
     )
 
 

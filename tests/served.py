@@ -1,7 +1,7 @@
 """A real tally on a loopback socket, for tests that are its clients."""
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -14,7 +14,8 @@ from proxy.app import Tally
 from proxy.config import parse_config
 from proxy.ledger.books import Books
 from proxy.ledger.checking import TenantCheck, check
-from proxy.ledger.store import database_path, wall_clock
+from proxy.ledger.opening import read_books
+from proxy.ledger.store import wall_clock
 from proxy.money import Rates
 
 KEY = "sk-acme-0123456789"
@@ -49,11 +50,14 @@ def configuration(base_url: str, folder: Path, **more: Any) -> JSON:
 
 
 class ServedTally:
-    """The proxy in a thread of this process, from `with` to the end of its block."""
+    """The proxy in a thread of this process, from `with` to the end of its block. `wall` is its clock."""
 
-    def __init__(self, config: JSON, environ: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, config: JSON, environ: Mapping[str, str] | None = None, *, wall: Callable[[], float] = wall_clock
+    ) -> None:
         self.config = parse_config(config, "test", environ or {})
         self._environ = environ or {}
+        self._wall = wall
 
     @property
     def url(self) -> str:
@@ -88,10 +92,10 @@ class ServedTally:
 
     def books(self) -> "_Books":
         """The ledger, read beside the server."""
-        return _Books(database_path(self.config.general_settings.database_url))
+        return _Books(self.config.general_settings.database_url, self._wall)
 
     def __enter__(self) -> Self:
-        self._server = _Server(Tally(self.config, environ=self._environ, seed=7))
+        self._server = _Server(Tally(self.config, environ=self._environ, seed=7, wall=self._wall))
         self._thread = threading.Thread(target=self._server.run, name="tally")
         self._thread.start()
         self._port = self._server.port(10)
@@ -110,11 +114,12 @@ class ServedTally:
 
 
 class _Books:
-    def __init__(self, path: Path | None) -> None:
-        self._path = path
+    def __init__(self, url: str, wall: Callable[[], float]) -> None:
+        self._url = url
+        self._wall = wall
 
     def __enter__(self) -> Books:
-        self._books = Books.open_read_only(self._path, clock=wall_clock)
+        self._books = read_books(self._url, clock=self._wall)
         return self._books
 
     def __exit__(self, *_: object) -> None:

@@ -8,7 +8,9 @@ from typing import Any
 import httpx
 import pytest
 import yaml
+from structlog.testing import capture_logs
 
+from proxy.ledger.admin import OPERATIONS
 from tests.fake_upstream import FakeUpstream
 from tests.postgres import NewDatabase
 from tests.process import serving
@@ -17,19 +19,28 @@ from tests.staged import ASK, Stage, staged
 
 JSON = dict[str, Any]
 FILED = "sk-filed-0123456789"
+STATES = {"blocked": 403, "revoked": 401, "expired": 401}
 
 
 class Admin:
     """Calls the admin API; with the master key unless another one is given."""
 
-    def __init__(self, stage: Stage) -> None:
+    def __init__(self, stage: Stage, http: httpx.Client) -> None:
         self.stage = stage
+        self._http = http
 
     def get(self, path: str, key: str | None = MASTER_KEY, **params: Any) -> httpx.Response:
-        return httpx.get(f"{self.stage.tally.url}{path}", params=params, headers=_bearer(key))
+        return self._http.get(path, params=params, headers=_bearer(key))
 
     def post(self, path: str, body: JSON | None = None, key: str | None = MASTER_KEY) -> httpx.Response:
-        return httpx.post(f"{self.stage.tally.url}{path}", json=body, headers=_bearer(key))
+        return self._http.post(path, json=body, headers=_bearer(key))
+
+    def call(self, path: str, asked: JSON, *, key: str, named: str = "sk-x-0123456789") -> httpx.Response:
+        """An operation by its path; `named` is the key that stands in it."""
+        url = path.format(key=named)
+        if OPERATIONS[path].reads:
+            return self._http.get(url, params=asked, headers=_bearer(key))
+        return self._http.post(url, json=asked, headers=_bearer(key))
 
     def made(self, **fields: Any) -> JSON:
         """A new key as the API tells it."""
@@ -37,7 +48,7 @@ class Admin:
         return told
 
     def named(self, key: str) -> httpx.Response:
-        return httpx.get(f"{self.stage.tally.url}/key/info", params={"key": key}, headers=_bearer(MASTER_KEY))
+        return self._http.get("/key/info", params={"key": key}, headers=_bearer(MASTER_KEY))
 
     def chat(self, key: str, strategy: str = "off", **more: Any) -> httpx.Response:
         return self.stage.post(
@@ -73,9 +84,12 @@ def admin(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
         settings["database_url"] = make()
     filed = {"key": FILED, "alias": "the filed one", "rpm_limit": 600, "models": ["small"]}
     tenants = [{"name": "acme", "keys": [KEY, filed], "alias": "Acme Inc."}]
-    with staged(folder, tenants=tenants, aliases=["big"], general_settings=settings) as stage:
+    with (
+        staged(folder, tenants=tenants, aliases=["big"], general_settings=settings) as stage,
+        httpx.Client(base_url=stage.tally.url, timeout=30) as http,
+    ):
         stage.says("42")
-        yield Admin(stage)
+        yield Admin(stage, http)
 
 
 @pytest.fixture
@@ -183,6 +197,19 @@ def test_a_deleted_key_is_worthless_and_its_rows_stay(admin: Admin, team: str) -
         refused(admin.post(f"/key/{path}", body), 404, "token_not_found_in_db")
 
 
+def test_an_alias_that_two_teams_have_is_deleted_only_of_a_team_that_is_named(admin: Admin, team: str) -> None:
+    other = good(admin.post("/team/new", {}))["team_id"]
+    mine, theirs, more = (admin.made(team_id=one, key_alias=f"both-{team}") for one in (team, other, other))
+    by_alias = {"key_aliases": [f"both-{team}"]}
+    reason = refused(admin.post("/key/delete", by_alias), 400)
+    assert all(repr(one) in reason for one in (team, other))
+    assert len(good(admin.get("/key/list", key_alias=f"both-{team}"))["keys"]) == 3
+    gone = good(admin.post("/key/delete", {**by_alias, "team_id": other}))["deleted_keys"]
+    assert gone == [theirs["token"], more["token"]]
+    refused(admin.post("/key/delete", {**by_alias, "team_id": other}), 404, "token_not_found_in_db")
+    assert good(admin.post("/key/delete", by_alias)) == {"deleted_keys": [mine["token"]]}
+
+
 def test_keys_are_deleted_together_or_not_at_all(admin: Admin, team: str) -> None:
     secret = admin.made(team_id=team)["key"]
     refused(admin.post("/key/delete", {"keys": [secret, "sk-nobody-0123"]}), 404, "token_not_found_in_db")
@@ -190,16 +217,31 @@ def test_keys_are_deleted_together_or_not_at_all(admin: Admin, team: str) -> Non
 
 
 def test_a_rotated_key_leaves_the_old_one_good_for_its_grace(admin: Admin, team: str) -> None:
-    old = admin.made(team_id=team, rpm_limit=50, key_alias="r", metadata={"a": 1})
+    old = admin.made(team_id=team, rpm_limit=5000, key_alias="r", metadata={"a": 1})
     new = good(admin.post(f"/key/{old['key']}/regenerate", {"grace_period": "2s"}))
     assert new["key"] != old["key"]
-    assert (new["rpm_limit"], new["key_alias"], new["metadata"]) == (50, "r", {"a": 1})
+    assert new["key_name"] == f"sk-...{new['key'][-4:]}"
+    assert (new["token"], new["rpm_limit"], new["key_alias"], new["metadata"]) == (old["token"], 5000, "r", {"a": 1})
     assert [admin.chat(each["key"]).status_code for each in (old, new)] == [200, 200]
     until(lambda: admin.chat(old["key"]).status_code == 401)
     assert admin.chat(new["key"]).status_code == 200
     at_once = good(admin.post(f"/key/{new['token']}/regenerate"))
     until(lambda: admin.chat(new["key"]).status_code == 401)
     assert admin.chat(at_once["key"]).status_code == 200
+
+
+def test_a_rotated_key_spends_its_budget_once(admin: Admin, team: str) -> None:
+    old = admin.made(team_id=team, token_budget=1000)
+    assert admin.chat(old["key"], max_tokens=20).status_code == 200
+    until(lambda: bool(good(admin.get("/spend/logs", api_key=old["token"]))))
+    new = good(admin.post(f"/key/{old['token']}/regenerate", {"grace_period": "1h"}))
+    spent = new["windows"][0]["tokens"]
+    assert spent > 0
+    for secret in (old["key"], new["key"]):
+        assert admin.chat(secret, max_tokens=1000 - spent).status_code == 402
+        assert admin.chat(secret, max_tokens=20).status_code == 200
+    until(lambda: good(admin.named(old["key"]))["info"]["windows"][0]["tokens"] == 3 * spent)
+    assert {line["api_key"] for line in good(admin.get("/spend/logs", team_id=team))} == {new["token"]}
 
 
 def test_a_keys_limits_hold_live(admin: Admin, team: str) -> None:
@@ -307,18 +349,99 @@ def test_a_key_reads_itself_and_nothing_else(admin: Admin, team: str) -> None:
     refused(admin.get("/spend/logs", key=mine["key"], api_key=other["token"]), 403, "auth_error")
 
 
+@pytest.fixture(scope="module")
+def strangers(admin: Admin) -> tuple[JSON, JSON]:
+    """The keys of two teams."""
+    mine, other = (admin.made(team_id=good(admin.post("/team/new", {}))["team_id"]) for _ in range(2))
+    return mine, other
+
+
+@pytest.fixture(scope="module")
+def worthless(admin: Admin) -> dict[str, str]:
+    """A key in each of the states."""
+    made = {state: admin.made(duration="1s" if state == "expired" else None) for state in STATES}
+    good(admin.post("/key/block", {"key": made["blocked"]["token"]}))
+    good(admin.post("/key/delete", {"keys": [made["revoked"]["token"]]}))
+    until(lambda: admin.chat(made["expired"]["key"]).status_code == 401)
+    return {state: str(key["key"]) for state, key in made.items()}
+
+
+@pytest.mark.parametrize("path", [path for path, each in OPERATIONS.items() if each.own is None])
+def test_a_key_may_do_none_of_what_the_master_key_may(admin: Admin, strangers: tuple[JSON, JSON], path: str) -> None:
+    for told in strangers:
+        everything = {"key": told["key"], "keys": [told["token"]]}
+        everything |= {"team_id": told["team_id"], "team_ids": [told["team_id"]]}
+        asked = {name: value for name, value in everything.items() if name in OPERATIONS[path].asked.model_fields}
+        refused(admin.call(path, asked, key=strangers[0]["key"], named=told["key"]), 403, "auth_error")
+        info = good(admin.named(told["token"]))["info"]
+        assert (info["revoked_at"], info["blocked"], info["key_name"]) == (None, False, told["key_name"])
+        assert good(admin.get("/key/list", team_id=told["team_id"]))["keys"] == [told["token"]]
+
+
+@pytest.mark.parametrize("path", [path for path, each in OPERATIONS.items() if each.own is not None])
+def test_a_key_learns_nothing_of_another_whatever_its_team(
+    admin: Admin, strangers: tuple[JSON, JSON], path: str
+) -> None:
+    mine, other = strangers
+    beside = admin.made(team_id=mine["team_id"])
+    field = str(OPERATIONS[path].own)
+    for name in (mine["key"], mine["token"]):
+        good(admin.call(path, {field: name}, key=mine["key"]))
+    unknown = refused(admin.call(path, {field: "sk-x-0123456789"}, key=mine["key"]), 403, "auth_error")
+    for told in (beside, other):
+        for name in (told["key"], told["token"]):
+            assert refused(admin.call(path, {field: name}, key=mine["key"]), 403, "auth_error") == unknown
+
+
+@pytest.mark.parametrize("path", OPERATIONS)
+def test_a_worthless_key_gets_nothing_at_all(admin: Admin, worthless: dict[str, str], path: str) -> None:
+    for state, status in STATES.items():
+        refused(admin.call(path, {}, key=worthless[state]), status, "auth_error")
+
+
+def test_the_log_says_who_did_what_to_whom_and_never_a_secret(admin: Admin, team: str) -> None:
+    secrets = [MASTER_KEY]
+    with capture_logs() as lines:
+        made = admin.made(team_id=team, key_alias="logged", metadata={"pin": "1234-secret"})
+        secrets += [made["key"], "1234-secret"]
+        good(admin.post("/key/update", {"key": made["key"], "rpm_limit": 900}))
+        new = good(admin.post(f"/key/{made['key']}/regenerate", {"grace_period": "1h"}))
+        secrets.append(new["key"])
+        good(admin.named(new["key"]))
+        good(admin.get("/spend/logs", key=new["key"]))
+        refused(admin.get("/key/list", key=new["key"]), 403, "auth_error")
+        good(admin.post("/key/delete", {"keys": [new["key"]]}))
+        good(admin.post("/team/delete", {"team_ids": [team]}))
+    found = [line for line in lines if line["event"] == "admin"]
+    key, teams = [made["token"]], [team]
+    assert [(line["by"], line["path"], line.get("keys"), line.get("teams")) for line in found] == [
+        ("master", "/key/generate", key, teams),
+        ("master", "/key/update", key, teams),
+        ("master", "/key/{key}/regenerate", key, teams),
+        ("master", "/key/info", key, None),
+        (made["token"], "/spend/logs", key, None),
+        ("master", "/key/delete", key, None),
+        ("master", "/team/delete", None, teams),
+    ]
+    assert {line["log_level"] for line in found} == {"info"}
+    assert all(line["request"].startswith("req_") for line in found)
+    for secret in secrets:
+        assert secret not in str(lines)
+
+
 def test_the_lines_of_spend_add_up_to_what_was_spent(admin: Admin, team: str) -> None:
     made = admin.made(team_id=team)
     admin.stage.says("42")
     assert admin.chat(made["key"], "self_consistency", tally={"samples": 3}).status_code == 200
-    until(lambda: len(good(admin.get("/spend/logs", api_key=made["key"]))) == 3)
+    until(
+        lambda: [each["model_group"] for each in good(admin.get("/spend/logs", api_key=made["key"]))] == ["small"] * 3
+    )
     lines = good(admin.get("/spend/logs", api_key=made["key"]))
     assert sum(round(line["spend"] * 1e9) for line in lines) == admin.stage.cost_nano
     assert sum(line["prompt_tokens"] + line["completion_tokens"] for line in lines) == sum(
         line["total_tokens"] for line in lines
     )
     (request,) = {line["request_id"] for line in lines}
-    assert {line["model_group"] for line in lines} == {"small"}
     assert {line["startTime"] <= line["endTime"] for line in lines} == {True}
     assert good(admin.get("/spend/logs", request_id=request)) == lines
     assert len(good(admin.get("/spend/logs", api_key=made["key"], limit=2))) == 2
@@ -353,6 +476,7 @@ def test_the_spend_of_all_is_that_of_every_team(admin: Admin, team: str) -> None
         ("/key/generate", {"metadata": {"x": "y" * 20_000}}, "metadata"),
         ("/key/update", {"rpm_limit": 1}, "key"),
         ("/key/delete", {}, None),
+        ("/key/delete", {"keys": ["a"], "team_id": "b"}, None),
         ("/key/some/regenerate", {"grace_period": "-1"}, "grace_period"),
         ("/key/some/regenerate", {"key": "other"}, "key"),
         ("/team/new", {"members_with_roles": []}, "members_with_roles"),

@@ -7,7 +7,7 @@ import httpx
 import openai
 import pytest
 
-from proxy.auth import CACHE_S, LOCAL, MASTER, Auth, Caller
+from proxy.auth import CACHE_S, LOCAL, MASTER, Auth, Caller, SoftBudget
 from proxy.errors import NotAllowed, NotAuthenticated
 from proxy.ledger import Amount, Reservation, Settlement
 from proxy.ledger.books import Books
@@ -136,33 +136,116 @@ async def test_a_caller_knows_what_is_left_of_the_narrowest_budget(auth: Auth, l
     await ledger.run(lambda books: books.update_tenant("acme", max_nano=100, soft_nano=60, max_tokens=1000))
     await ledger.reserve(Reservation("a", Account("acme", None, "r"), Amount(), Amount(75, 10), 1, 60.0))
     caller = await auth.caller(f"Bearer {key}")
-    assert (caller.left, caller.soft) == (0.25, True)
+    assert (caller.left, caller.soft) == (0.25, False)
+
+
+class Heard:
+    """Who asks, with what was heard of soft budgets: all of it, and only what had changed."""
+
+    def __init__(self, ledger: SqliteLedger) -> None:
+        self.clock = Clock()
+        self.all: list[SoftBudget] = []
+        self.auth = Auth(ledger, master_key=None, open_to_all=False, clock=self.clock, alert=self.all.append)
+
+    @property
+    def changes(self) -> list[tuple[str, str | None, bool]]:
+        return [(soft.tenant, soft.key, soft.used) for soft in self.all if soft.changed]
+
+    async def ask(self, key: str) -> Caller:
+        self.clock.now += CACHE_S
+        return await self.auth.caller(f"Bearer {key}")
+
+
+def wish(attempt: str, nano: int, key: str | None = None) -> Reservation:
+    return Reservation(attempt, Account("acme", key, "r"), Amount(), Amount(nano, 10), 1, 60.0)
 
 
 async def test_a_soft_budget_alerts_once_when_it_is_used_and_once_when_it_has_room(ledger: SqliteLedger) -> None:
-    heard: list[tuple[str, bool]] = []
-    clock = Clock()
-    auth = Auth(
-        ledger,
-        master_key=None,
-        open_to_all=False,
-        clock=clock,
-        alert=lambda tenant, used: heard.append((tenant, used)),
-    )
-    key = await ledger.run(lambda books: books.create_key("acme"))
+    heard = Heard(ledger)
+    keys = [await ledger.run(lambda books: books.create_key("acme")) for _ in range(2)]
     await ledger.run(lambda books: books.update_tenant("acme", soft_nano=30))
-    await auth.caller(f"Bearer {key}")
-    assert heard == []
-    await ledger.reserve(Reservation("a", Account("acme", None, "r"), Amount(), Amount(30, 10), 1, 60.0))
-    for _ in range(3):
-        clock.now += CACHE_S
-        await auth.caller(f"Bearer {key}")
-    assert heard == [("acme", True)]
+    for key in keys:
+        await heard.ask(key)
+    assert heard.changes == []
+    await ledger.reserve(wish("a", 30))
+    for key in keys * 3:
+        await heard.ask(key)
+    assert heard.changes == [("acme", None, True)]
     ledger.settle(Settlement("a", Account("acme", None, "r"), ()))
     await ledger.flush()
-    clock.now += CACHE_S
-    await auth.caller(f"Bearer {key}")
-    assert heard == [("acme", True), ("acme", False)]
+    for key in keys:
+        await heard.ask(key)
+    assert heard.changes == [("acme", None, True), ("acme", None, False)]
+
+
+async def test_the_soft_budget_of_a_key_is_its_own_and_its_neighbours_do_not_end_it(ledger: SqliteLedger) -> None:
+    heard = Heard(ledger)
+    poor = await ledger.run(lambda books: books.create_key("acme", limits=Limits(soft_nano=30)))
+    rich = await ledger.run(lambda books: books.create_key("acme", limits=Limits(soft_nano=1000)))
+    name = await ledger.run(lambda books: books.key_id(poor))
+    await ledger.reserve(wish("a", 30, name))
+    for key in (poor, rich, poor, rich):
+        await heard.ask(key)
+    assert heard.changes == [("acme", name, True)]
+    # whoever tells how things stand is told each time, for several servers may have looked
+    assert [soft.used for soft in heard.all] == [True, False, True, False]
+
+
+async def test_a_soft_budget_that_is_taken_away_is_told_as_free(ledger: SqliteLedger) -> None:
+    heard = Heard(ledger)
+    key = await ledger.run(lambda books: books.create_key("acme"))
+    await ledger.run(lambda books: books.update_tenant("acme", soft_nano=0))
+    await heard.ask(key)
+    await ledger.run(lambda books: books.update_tenant("acme", soft_nano=None))
+    for _ in range(2):
+        await heard.ask(key)
+    assert [(soft.used, soft.changed) for soft in heard.all] == [(True, True), (False, True)]
+
+
+@pytest.mark.parametrize(
+    ("tenant", "key", "ends"),
+    [
+        (Limits(soft_nano=30, scale_until="soft"), Limits(), True),
+        (Limits(soft_nano=30), Limits(soft_nano=500, scale_until="soft"), False),
+        (Limits(soft_nano=500, scale_until="soft"), Limits(soft_nano=30), False),
+        (Limits(soft_nano=500), Limits(soft_nano=30, scale_until="soft"), True),
+        (Limits(soft_nano=30, scale_until="soft"), Limits(soft_nano=500, scale_until="soft"), True),
+    ],
+)
+async def test_a_soft_budget_ends_scaling_only_where_its_own_scope_says_so(
+    ledger: SqliteLedger, tenant: Limits, key: Limits, ends: bool
+) -> None:
+    await ledger.run(
+        lambda books: books.update_tenant("acme", soft_nano=tenant.soft_nano, scale_until=tenant.scale_until)
+    )
+    made = await ledger.run(lambda books: books.create_key("acme", limits=key))
+    name = await ledger.run(lambda books: books.key_id(made))
+    await ledger.reserve(wish("a", 40, name))
+    assert (await Heard(ledger).ask(made)).soft is ends
+
+
+async def test_a_request_that_uses_up_a_soft_budget_tells_so_when_it_is_over(ledger: SqliteLedger) -> None:
+    heard = Heard(ledger)
+    key = await ledger.run(lambda books: books.create_key("acme"))
+    await ledger.run(lambda books: books.update_tenant("acme", soft_nano=30))
+    async with heard.auth:
+        caller = await heard.ask(key)
+        await ledger.reserve(wish("a", 30))
+        heard.auth.over(caller)
+        heard.auth.over(caller)
+    # leaving waits for what is due
+    assert heard.changes == [("acme", None, True)]
+    assert len(heard.all) == 2
+
+
+async def test_a_look_at_a_soft_budget_that_fails_ends_nothing(ledger: SqliteLedger) -> None:
+    heard = Heard(ledger)
+    key = await ledger.run(lambda books: books.create_key("acme", limits=Limits(soft_nano=30)))
+    async with heard.auth:
+        caller = await heard.ask(key)
+        await ledger.run(lambda books: books.revoke_key(str(caller.key_id)))
+        heard.auth.over(caller)
+    assert heard.changes == []
 
 
 async def test_a_blocked_key_is_told_so(auth: Auth, ledger: SqliteLedger, key: str) -> None:

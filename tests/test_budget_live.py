@@ -194,7 +194,7 @@ def test_the_ledger_keeps_the_first_answer_beside_the_winners_and_every_ballot(t
     contents = ("Answer: 41", "Answer: 42", "Answer: 42")
     with (
         FakeUpstream(lambda _: Reply(contents)) as upstream,
-        ServedTally(configuration(upstream.base_url, tmp_path)) as tally,
+        ServedTally(configuration(upstream.base_url, tmp_path, tenant={"store_samples": True})) as tally,
     ):
         body = {"model": "small", "messages": _ask("x"), "logprobs": True, "tally": {"strategy": "self_consistency"}}
         assert tally.post(body | {"tally": {"strategy": "self_consistency", "samples": 3}}).status_code == 200

@@ -207,3 +207,46 @@ def test_litellms_other_settings_are_noted_and_what_stands_beside_them_counts(se
     assert [(note.key, note.reason) for note in found] == [
         (f"{section}.{key}", "has no effect here") for key in ("drop_params", "routing_strategy", "timeout")
     ]
+
+
+@pytest.mark.parametrize(
+    ("key", "instead"),
+    [
+        ("input_cost_per_tokens", "input_cost_per_token"),
+        ("output_cost_per_tokens_flex", "output_cost_per_token_flex"),
+        ("cache_read_input_tokens_cost", "cache_read_input_token_cost"),
+        ("cost_per_token", "input_cost_per_token"),
+        # neither is spelt like a price, and each would go to the provider
+        ("input_costs_per_token", "input_cost_per_token"),
+        ("output_cost_pertoken", "output_cost_per_token"),
+    ],
+)
+def test_a_price_by_a_mistyped_name_is_a_mistake_that_says_what_was_meant(key: str, instead: str) -> None:
+    prices = {"input_cost_per_token": 0, "output_cost_per_token": 0, key: 1e-6}
+    with pytest.raises(ConfigError) as caught:
+        found({"model": "openai/m", "api_base": URL, **prices})
+    (problem,) = caught.value.problems
+    assert (problem.key, problem.reason) == (f"{WHERE}.{key}", f"is no price that is known; did you mean {instead}?")
+
+
+def test_a_price_that_nobody_has_heard_of_is_a_mistake() -> None:
+    with pytest.raises(ConfigError, match=r"zzz_cost_qqq: is no price that is known$"):
+        found({"model": "openai/m", "api_base": URL, "zzz_cost_qqq": 1})
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "input_cost_per_token_above_333k_tokens",
+        "output_cost_per_token_above_200k_tokens_priority",
+        "input_cost_per_token_batches",
+        "input_cost_per_query",
+        "output_cost_per_audio_per_second",
+        "google_maps_grounding_cost_per_query",
+        "top_k",
+        "max_input_tokens",
+    ],
+)
+def test_names_that_litellm_has_and_what_goes_to_the_provider_are_no_mistakes(key: str) -> None:
+    prices = {"input_cost_per_token": 0, "output_cost_per_token": 0}
+    assert found({"model": "openai/m", "api_base": URL, **prices, key: 0}) == []

@@ -185,13 +185,18 @@ def test_a_key_is_changed_blocked_and_given_back(run: Run, books: Books) -> None
 def test_a_key_is_rotated_with_a_grace_for_the_old_one(run: Run, books: Books) -> None:
     ok(run("tenant add acme"))
     first = ok(run("key create acme --rpm 7")).strip()
-    second = ok(run(f"key rotate {books.key_id(first)} --grace 1h")).strip()
-    assert books.authenticate(first) is not None
-    assert books.key(books.key_id(second)).rpm_limit == 7
-    assert "good until" in ok(run("key list"))
-    third = ok(run(f"key rotate {books.key_id(second)}")).strip()
-    assert books.authenticate(second) is None
-    assert books.authenticate(third) is not None
+    one = books.key_id(first)
+    assert "an old secret" not in ok(run(f"key show {one}"))
+    rotated = run(f"key rotate {one} --grace 1h")
+    second = ok(rotated).strip()
+    assert rotated.stderr.strip().endswith(one)
+    assert books.authenticate(first) == books.authenticate(second) is not None
+    assert books.key(one).rpm_limit == 7
+    assert "an old secret is good until" in ok(run(f"key show {one}"))
+    third = ok(run(f"key rotate {one}")).strip()
+    assert [books.authenticate(secret) is None for secret in (first, second, third)] == [True, True, False]
+    ok(run(f"key revoke {one}"))
+    assert "revoked" in refused(run(f"key rotate {one}"))
 
 
 def test_a_new_pepper_keeps_keys_good_also_for_a_ledger_that_is_open(run: Run, books: Books) -> None:
@@ -202,6 +207,18 @@ def test_a_new_pepper_keeps_keys_good_also_for_a_ledger_that_is_open(run: Run, b
     after = ok(run("key create acme")).strip()
     for key_ in (after, before):
         assert books.authenticate(key_) is not None
+
+
+def test_the_keys_of_the_file_are_kept_under_each_new_pepper(run: Run, books: Books, tmp_path: Path) -> None:
+    secret = "sk-filed-0123456789"
+    books.adopt([Tenant("acme")], {"acme": [secret]})
+    one = books.key_id(secret)
+    config = json.loads((tmp_path / "tally.json").read_text())
+    named = tmp_path / "named.json"
+    named.write_text(json.dumps(config | {"tenants": [{"name": "acme", "keys": ["os.environ/ACME_KEY"]}]}))
+    for _ in range(3):
+        ok(run("key rotate-pepper", config=named, ACME_KEY=secret))
+    assert books.key_id(secret) == one
 
 
 def test_a_deleted_tenant_ends_with_its_keys(run: Run, books: Books) -> None:

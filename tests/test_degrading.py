@@ -41,24 +41,19 @@ def test_a_budget_that_runs_short_shrinks_samples_and_rounds_then_ends_scaling()
     assert PLANNER.plan(ASK, Wish(), ACME, left=0.0).reason == "budget"
 
 
-@given(
-    st.floats(0, 1), st.booleans(), st.sampled_from(STRATEGIES), st.integers(1, 64), st.sampled_from(["hard", "soft"])
-)
-def test_whatever_is_left_a_plan_never_grows(
-    left: float, soft: bool, name: StrategyName, samples: int, until: Any
-) -> None:
-    tenant, wish = Tenant("acme", scale_until=until), Wish(strategy=name, samples=samples)
-    whole = PLANNER.plan(ASK, wish, tenant).strategy
-    plan = PLANNER.plan(ASK, wish, tenant, left=left, soft=soft)
+@given(st.floats(0, 1), st.booleans(), st.sampled_from(STRATEGIES), st.integers(1, 64))
+def test_whatever_is_left_a_plan_never_grows(left: float, soft: bool, name: StrategyName, samples: int) -> None:
+    wish = Wish(strategy=name, samples=samples)
+    whole = PLANNER.plan(ASK, wish, ACME).strategy
+    plan = PLANNER.plan(ASK, wish, ACME, left=left, soft=soft)
     assert plan.strategy.samples <= whole.samples
     assert plan.strategy.max_samples <= whole.max_samples
     assert plan.strategy.max_rounds <= whole.max_rounds
     assert (plan.degraded is None) == (plan.strategy == whole)
 
 
-def test_a_soft_budget_ends_scaling_where_the_tenant_says_so() -> None:
-    assert PLANNER.plan(ASK, Wish(), ACME, soft=True).degraded is None
-    soft = PLANNER.plan(ASK, Wish(), Tenant("acme", scale_until="soft"), soft=True)
+def test_a_soft_budget_with_which_scaling_ends_leaves_one_sample() -> None:
+    soft = PLANNER.plan(ASK, Wish(), ACME, soft=True)
     assert (soft.degraded, soft.strategy.name) == ("single", "off")
 
 

@@ -20,7 +20,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from proxy.errors import ConfigError, LedgerUnavailable, NotFound, RequestInvalid
-from proxy.ledger import Amount, Ballot, DrawRow, Ledger, RequestRow, Reservation, Settlement
+from proxy.ledger import Amount, Ballot, DrawRow, Ledger, RequestRow, Reservation, Settlement, Texts
 from proxy.ledger.books import Books
 from proxy.ledger.checking import check
 from proxy.ledger.counters import affordable
@@ -92,6 +92,7 @@ def verdict(request: str = "req_1", *ballots: Ballot, tenant: str = "acme") -> R
         reason=None,
         latency_ms=34,
         ballots=ballots,
+        texts=Texts(30, ()),
     )
 
 
@@ -519,8 +520,8 @@ def test_a_tenant_is_kept_with_all_its_limits(books: Books) -> None:
         (Tenant("acme"), "already"),
         (Tenant(""), "name must be"),
         (Tenant("a\nb"), "name must be"),
-        (Tenant("b", max_nano=-1), "max_nano must be"),
-        (Tenant("b", max_tokens=2**63), "max_tokens must be"),
+        (Tenant("b", max_nano=-1), "max_budget must be"),
+        (Tenant("b", max_tokens=2**63), "token_budget must be"),
         (Tenant("b", rpm_limit=0), "rpm_limit must be"),
         (Tenant("b", duration="soon"), "'soon' is not a duration"),
         (Tenant("b", budgets=(Budget("1y"),)), "'1y' is not a duration"),

@@ -87,7 +87,7 @@ def test_an_answer_that_is_less_sure_is_refused_where_that_is_asked_and_what_it_
     assert "0.9" in error.message
     assert error.response.headers["x-should-retry"] == "false"
     row = last_row(stage)
-    assert (row["status"], row["reason"], row["answer"]) == (422, "low_confidence", "42")
+    assert (row["status"], row["reason"], row["answer"]) == (422, "low_confidence", "#1")
     assert (row["samples"], row["confidence"]) == (4, SURE)
     assert row["cost_nano"] == stage.cost_nano == stage.tally.balance().spent.nano - spent > 0
 

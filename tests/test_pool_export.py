@@ -76,9 +76,15 @@ def said(line: dict[str, Any]) -> list[str | None]:
     return [sample["answer"] for sample in line["samples"]]
 
 
-def test_requests_that_were_served_become_a_pool_that_replays(run: Run, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("stored", "answers"), [(True, ["42", "41", "42", None]), (False, ["#1", "#2", "#1", None])])
+def test_requests_that_were_served_become_a_pool_that_replays(
+    run: Run, tmp_path: Path, stored: bool, answers: list[str | None]
+) -> None:
     contents = ["The answer is 42.", "The answer is 41.", "The answer is 42.0.", "I do not know."]
-    with FakeUpstream(contents) as upstream, ServedTally(configuration(upstream.base_url, tmp_path)) as tally:
+    with (
+        FakeUpstream(contents) as upstream,
+        ServedTally(configuration(upstream.base_url, tmp_path, tenant={"store_samples": stored})) as tally,
+    ):
         for strategy, samples in (("self_consistency", 4), ("off", 1)):
             asked = {"strategy": strategy, "samples": samples}
             body = {"model": "small", "messages": [{"role": "user", "content": "?"}], "tally": asked}
@@ -88,7 +94,7 @@ def test_requests_that_were_served_become_a_pool_that_replays(run: Run, tmp_path
     assert result.exit_code == 0, result.output
     assert "1 questions, 4 samples" in result.stderr
     pool = read_pool(tmp_path / "pool.jsonl.gz")
-    assert [sample.label for sample in pool.questions[0].samples] == ["42", "41", "42", None]
+    assert [sample.label for sample in pool.questions[0].samples] == answers
     assert sum(sample.tokens for sample in pool.questions[0].samples) == billed[0]
     only = json.loads(gzip.decompress((tmp_path / "pool.jsonl.gz").read_bytes()))
     assert (only["gold"], only["model"], only["tenant"]) == (None, "small", "acme")

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from proxy.cli import main
 from proxy.errors import ConfigError, TallyError
-from proxy.ledger import Amount, Ballot, DrawRow, RequestRow, Reservation, Settlement
+from proxy.ledger import Amount, Ballot, DrawRow, RequestRow, Reservation, Settlement, Texts
 from proxy.ledger.books import Books
 from proxy.ledger.scores import recent_scores
 from proxy.predictor.examples import Example, read_examples
@@ -137,7 +137,7 @@ def recorded(books: Books, request: str, scores: list[float | None], tenant: str
     values = {"status": 200, "samples": len(scores), "abstained": 0, "rounds": 1, "winner": 0, "answer": "42"}
     values |= {"first_answer": "42", "confidence": 0.9, "cost_nano": 1, "reason": None, "latency_ms": 1}
     row = {"account": account, "model": "small", "strategy": "optscale", **values, "ballots": ballots, **more}
-    books.record(RequestRow(**row))
+    books.record(RequestRow(**row, texts=Texts(30, ())))
 
 
 def test_the_last_scores_are_those_of_one_tenant_and_model_by_request_latest_first() -> None:

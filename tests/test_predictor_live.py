@@ -100,7 +100,7 @@ def test_a_trained_prior_without_its_file_is_an_error_of_the_configuration(tmp_p
 @pytest.mark.parametrize("strategy", ["self_consistency", "off"])
 @pytest.mark.parametrize("kept", [True, False])
 def test_the_ledger_keeps_what_was_asked_only_where_it_is_told_to(tmp_path: Path, kept: bool, strategy: str) -> None:
-    with staged(tmp_path, scaling={"store_questions": kept}) as stage:
+    with staged(tmp_path, tenant={"store_samples": kept}) as stage:
         stage.says("42")
         messages = [{"role": "system", "content": "Be exact."}, {"role": "user", "content": "What is 6 x 7?"}]
         stage.ask(strategy, messages=messages)

@@ -10,10 +10,11 @@ from typing import Any
 import orjson
 from starlette.requests import Request
 from starlette.responses import Response
+from structlog.typing import FilteringBoundLogger
 
 from proxy.api.entry import Door
 from proxy.api.wire import error_response, validated
-from proxy.auth import MASTER, Caller
+from proxy.auth import Caller
 from proxy.errors import NotAllowed, NotAuthenticated, NotFound, RequestInvalid, TallyError
 from proxy.ledger.admin import OPERATIONS, Operation
 from proxy.ledger.keys import NO_KEY
@@ -26,12 +27,13 @@ Administer = Callable[[str, JSON], Awaitable[Any]]
 
 
 class AdminEndpoint:
-    """Serves one operation."""
+    """Serves one operation. `log` hears who did it to what."""
 
-    def __init__(self, path: str, door: Door, administer: Administer) -> None:
+    def __init__(self, path: str, door: Door, administer: Administer, log: FilteringBoundLogger) -> None:
         self._operation: Operation = OPERATIONS[path]
         self._door = door
         self._administer = administer
+        self._log = log
 
     @property
     def methods(self) -> list[str]:
@@ -52,10 +54,28 @@ class AdminEndpoint:
             told = await self._administer(self._operation.path, asked)
         except TallyError as error:
             return error_response(_in_their_form(error), headers)
+        self._note(caller, asked, told, headers["x-request-id"])
         return Response(orjson.dumps(told), 200, headers, "application/json")
 
+    def _note(self, caller: Caller, asked: JSON, told: JSON | list[JSON], request: str) -> None:
+        """Log what was done: keys by their public ids, teams by theirs, and never what was said beside."""
+        operation = self._operation
+        found = told if isinstance(told, dict) else {}
+        named = {
+            "keys": found.get("deleted_keys") or found.get("token") or asked.get(operation.own or ""),
+            "teams": found.get("deleted_teams") or found.get("team_id") or asked.get("team_id"),
+        }
+        self._log.info(
+            "admin",
+            request=request,
+            by="master" if caller.key is None else caller.key.id,
+            method=operation.method,
+            path=operation.path,
+            **{kind: [names] if isinstance(names, str) else names for kind, names in named.items() if names},
+        )
+
     def _check_caller(self, caller: Caller) -> None:
-        if caller.tenant is MASTER or (self._operation.own is not None and caller.key is not None):
+        if caller.is_master or (self._operation.own is not None and caller.key is not None):
             return
         if caller.key is None:
             # a server on which nobody has a key

@@ -17,6 +17,7 @@ from proxy.api.counting import count
 from proxy.api.dialect import Dialect
 from proxy.api.entry import tried
 from proxy.api.progress import Progress
+from proxy.api.refusing import explained
 from proxy.api.services import Services
 from proxy.api.serving import Reply, Served
 from proxy.api.wire import check_chat, error_response, wish
@@ -25,6 +26,7 @@ from proxy.core.calibration import Calibration
 from proxy.core.prior import Prior
 from proxy.errors import BudgetExceeded, ClientGone, RequestInvalid, TallyError
 from proxy.keeping import Try, fingerprint
+from proxy.ledger import Refused
 from proxy.plan import TRIAL
 from proxy.purse import Purse
 from proxy.query import Query
@@ -67,7 +69,10 @@ class ChatEndpoint:
         make = work.relayed if relayable(query) else work.scaled
 
         async def told() -> Reply:
-            return spoken.told(await make(), identity)
+            try:
+                return spoken.told(await make(), identity)
+            except BudgetExceeded as error:
+                raise await explained(error, query.purse, self._services.shortage) from None
 
         self._services.metrics.in_flight.inc()
         return Served(
@@ -86,10 +91,16 @@ class ChatEndpoint:
         checked = check_chat(body, services.settings.max_messages)
         wanted = wish(checked, request.headers.get("x-tally-strategy"), request.path_params.get("strategy"))
         route = services.catalogue.find(checked.model)
-        plan = services.planner.plan(body, wanted, caller.tenant, left=caller.left, soft=caller.soft)
+        account = Account(caller.tenant.name, caller.key_id, identity)
+        free = all(each.rates is not None and each.rates.free for each in route.own)
+        left, soft = (caller.left_free, False) if free else (caller.left, caller.soft)
+        try:
+            plan = services.planner.plan(body, wanted, caller.tenant, left=left, soft=soft)
+        except BudgetExceeded as error:
+            purse = Purse(caller.tenant, account, refused=Refused(account, free=free))
+            raise await explained(error, purse, services.shortage) from None
         if plan.stream and not route.streams and plan.choices > 1 and plan.strategy.name == "off":
             raise RequestInvalid("stream: this model does not stream several choices.", param="n", code="invalid_value")
-        account = Account(caller.tenant.name, caller.key_id, identity)
         purse = Purse(caller.tenant, account, plan.max_request_nano)
         purse.check_prices(route.own)
         return await _planned(services, plan, body, route=route, purse=purse, started=started)

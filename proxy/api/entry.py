@@ -40,7 +40,13 @@ class Door:
 
     def enter(self, caller: Caller) -> Entry:
         """Let a request in, as far as requests and tokens a minute and requests at once go. Raises RateLimited."""
-        return self._admission.enter(caller.scopes)
+        entry = self._admission.enter(caller.scopes)
+
+        def leave(tokens: int) -> None:
+            entry.leave(tokens)
+            self._auth.over(caller)
+
+        return Entry(leave, entry.told)
 
     async def body(self, request: Request, most: int | None = None) -> JSON:
         """The JSON object that is sent, of at most `most` bytes (None: as the configuration says).

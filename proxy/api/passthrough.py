@@ -18,6 +18,7 @@ from starlette.responses import Response
 
 from proxy.admission import Entry
 from proxy.api.counting import count
+from proxy.api.refusing import explained
 from proxy.api.services import Services
 from proxy.api.serving import Reply, Served
 from proxy.api.wire import TallyWish, error_response, known_strategy, validated
@@ -121,7 +122,8 @@ class PassthroughEndpoint:
                 deadline=passed.deadline,
             )
             if posted is None:
-                raise BudgetExceeded("The budget does not hold this request.")
+                error = BudgetExceeded("The budget does not hold this request.")
+                raise await explained(error, purse, self._services.shortage)
         raw, payload, deployment = posted
         if "model" in payload and deployment.endpoint.model != route.model:
             raw = orjson.dumps({**payload, "model": route.model})

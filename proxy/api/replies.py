@@ -54,7 +54,14 @@ def schemas() -> JSON:
     """The schema of each body, by name."""
     return {
         "Error": _object(
-            error=_object(message=_text(), type=_text(), param=_or_null(_text()), code=_or_null(_text())),
+            error=_object(
+                ["message", "type", "param", "code"],
+                message=_text(),
+                type=_text(),
+                param=_or_null(_text()),
+                code=_or_null(_text()),
+                budget={"type": "object", "description": "The limit that was reached, where a budget was."},
+            ),
         ),
         "Tally": _tally(),
         "ChatCompletion": _completion("chat.completion", message={"type": "object"}),
@@ -89,6 +96,7 @@ def _administration() -> JSON:
     }
     team: JSON = {"team_id": _text(), "team_alias": _or_null(_text()), **_limits()}
     team |= {"answer": _or_null(_text()), "scale_fraction": _or_null(_share()), "shadow": {"type": "boolean"}}
+    team |= {"store_samples": {"type": "boolean"}, "store_samples_days": _count()}
     ids, ref = _list(_text()), "#/components/schemas/"
     return {
         "ManagedKey": _object(**key),

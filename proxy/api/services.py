@@ -7,6 +7,7 @@ from structlog.typing import FilteringBoundLogger
 
 from proxy.answers import Algebra
 from proxy.api.entry import Door
+from proxy.api.refusing import Ask
 from proxy.batcher import Batcher
 from proxy.calibration import Calibrator
 from proxy.config import GeneralSettings
@@ -26,7 +27,7 @@ class Services:
     """All of it, wired in `proxy.app`.
 
     `clock` is monotonic seconds, `wall` seconds since 1970; `new_id` gives ids that are unique for ever, `number`
-    numbers that are unique in this process.
+    numbers that are unique in this process. `shortage` asks the ledger why a budget holds no more.
     """
 
     settings: GeneralSettings
@@ -47,3 +48,4 @@ class Services:
     wall: Callable[[], float]
     new_id: Callable[[], str]
     number: Callable[[], int]
+    shortage: Ask

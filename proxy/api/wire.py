@@ -9,11 +9,11 @@ from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictInt, Valida
 from starlette.responses import Response
 
 from proxy.config import AnswerConfig
+from proxy.config.limits import MOST_SAMPLES
 from proxy.errors import BodyTooSlow, BudgetExceeded, RateLimited, RequestInvalid, TallyError, UpstreamError
 from proxy.plan import Wish
 from proxy.types import JSON, STRATEGIES, LowConfidence, StrategyName, VerdictRule
 
-_MOST_SAMPLES = 1024
 _MOST_USD = 1_000_000
 _DEEPEST = 128
 
@@ -34,8 +34,8 @@ class TallyWish(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     strategy: StrategyName | None = None
-    samples: Annotated[StrictInt, Field(ge=1, le=_MOST_SAMPLES)] | None = None
-    max_samples: Annotated[StrictInt, Field(ge=1, le=_MOST_SAMPLES)] | None = None
+    samples: Annotated[StrictInt, Field(ge=1, le=MOST_SAMPLES)] | None = None
+    max_samples: Annotated[StrictInt, Field(ge=1, le=MOST_SAMPLES)] | None = None
     max_cost_usd: Annotated[Decimal, Field(gt=0, le=_MOST_USD, allow_inf_nan=False)] | None = None
     answer: AnswerConfig | None = None
     verdict: VerdictRule | None = None
@@ -184,8 +184,11 @@ def scrubbed(error: TallyError) -> TallyError:
 
 
 def envelope(error: TallyError) -> JSON:
-    """OpenAI's error object."""
-    return {"error": {"message": error.message, "type": error.type, "param": error.param, "code": error.code}}
+    """OpenAI's error object; where a budget was reached, with the limit as `budget`."""
+    told: JSON = {"message": error.message, "type": error.type, "param": error.param, "code": error.code}
+    if isinstance(error, BudgetExceeded) and error.budget is not None:
+        told["budget"] = dict(error.budget)
+    return {"error": told}
 
 
 def _deeper(value: object, levels: int) -> bool:

@@ -16,11 +16,13 @@ from proxy.ledger import opening
 from proxy.ledger.books import Books
 from proxy.ledger.database import StoreLost
 from proxy.ledger.store import wall_clock
+from proxy.windows import parse_duration
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
 _LATEST = datetime(9999, 12, 31, tzinfo=UTC).timestamp()
+_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800, "mo": 30 * 86_400}
 
 config_option = click.option(
     "--config",
@@ -70,6 +72,25 @@ def read_books(config_path: Path | None) -> Iterator[Books]:
 def moment(seconds: float | None) -> str:
     """A time as the tables show it, in UTC; a dash for None, and for times that no calendar has."""
     return "-" if seconds is None or seconds > _LATEST else f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%d %H:%M:%S}"
+
+
+def when(_context: click.Context, _option: click.Parameter, text: str | None) -> float | None:
+    """A date or moment (UTC), or how long ago (`7d`, `24h`), as seconds since 1970."""
+    if text is None:
+        return None
+    try:
+        found = datetime.fromisoformat(text)
+    except ValueError:
+        return wall_clock() - _seconds(text)
+    return (found if found.tzinfo else found.replace(tzinfo=UTC)).timestamp()
+
+
+def _seconds(text: str) -> int:
+    try:
+        count, unit = parse_duration(text)
+    except ValueError:
+        raise click.BadParameter(f"{text!r} is neither a date (2026-11-22) nor a duration (7d, 24h)") from None
+    return count * _SECONDS[unit]
 
 
 def _url(config_path: Path | None) -> str:

@@ -12,6 +12,7 @@ from rich.table import Table
 from proxy.cli.books import clear_errors, config_option, moment, open_books, read_books
 from proxy.cli.console import console
 from proxy.cli.limits import budget_facts, changed, given, limit_facts, limit_options, option
+from proxy.config import load_config
 from proxy.config.limits import seconds
 from proxy.ledger.keys import KeyChanges
 from proxy.ledger.reports import Sheet, sheet_of
@@ -114,9 +115,9 @@ def list_keys(tenant: str | None, config_path: Path | None) -> None:
 def show(key_id: str, config_path: Path | None) -> None:
     """Show all of a key but the key itself."""
     with read_books(config_path) as books:
-        found = sheet_of(books, key_id)
+        found, former = sheet_of(books, key_id), books.former_until(key_id)
     table = Table(show_header=False)
-    for label, value in _facts(found):
+    for label, value in _facts(found, former):
         table.add_row(label, escape(value))
     console().print(table)
 
@@ -134,15 +135,14 @@ def revoke(key_id: str, config_path: Path | None) -> None:
 
 @key.command()
 @click.argument("key_id", metavar="KEY_ID")
-@option("--grace", "grace", "TIME", seconds, "How long the old key stays good, as in 1h; none given: not at all.")
+@option("--grace", "grace", "TIME", seconds, "How long the old secret stays good, as in 1h; none given: not at all.")
 @config_option
 @clear_errors
 def rotate(key_id: str, grace: float | None, config_path: Path | None) -> None:
-    """Print a new key with all that an old one has, this one time."""
+    """Print a new secret for a key, this one time; the key stays the same, with its limits and what it has spent."""
     with open_books(config_path) as books:
         made = books.rotate_key(key_id, grace or 0.0)
-        new_id = books.key_id(made)
-    _show_once(made, new_id)
+    _show_once(made, key_id)
 
 
 @key.command()
@@ -173,10 +173,11 @@ def unblock(key_id: str, config_path: Path | None) -> None:
 def rotate_pepper(config_path: Path | None) -> None:
     """Keep keys under a new secret of the ledger from their next use on.
 
-    A key that is not used before the next rotation is worthless after it.
+    A key that is not used before the next rotation is worthless after it, unless it is one of the configuration file.
     """
+    tenants = load_config(config_path).tenants
     with open_books(config_path) as books:
-        books.rotate_pepper()
+        books.rotate_pepper(key.key for tenant in tenants for key in tenant.owned())
     click.echo("the ledger has a new pepper; the one before it is good until the next rotation")
 
 
@@ -185,7 +186,7 @@ def _show_once(made: str, key_id: str) -> None:
     click.echo(f"Keep it now: it is not stored and cannot be shown again. Its id is {key_id}", err=True)
 
 
-def _facts(sheet: Sheet[Key]) -> list[tuple[str, str]]:
+def _facts(sheet: Sheet[Key], former: float | None) -> list[tuple[str, str]]:
     one = sheet.limits
     return [
         ("key", one.id),
@@ -196,6 +197,7 @@ def _facts(sheet: Sheet[Key]) -> list[tuple[str, str]]:
         ("comes from", "the configuration file" if one.managed else "the command line or the admin API"),
         ("created, UTC", moment(one.created_at)),
         ("expires, UTC", moment(one.expires_at)),
+        *([] if former is None else [("an old secret is good until, UTC", moment(former))]),
         *budget_facts(sheet),
         *limit_facts(one),
     ]

@@ -13,7 +13,8 @@ from rich.box import SIMPLE_HEAD
 from rich.markup import escape
 from rich.table import Table
 
-from proxy.cli.books import clear_errors, config_option, moment
+from proxy.cli.books import clear_errors, config_option, moment, when
+from proxy.cli.books import open_books as open_configured
 from proxy.cli.books import read_books as configured_books
 from proxy.cli.console import console
 from proxy.evaluation.stats import wilson
@@ -22,6 +23,7 @@ from proxy.ledger.comparing import Comparison, comparisons
 from proxy.ledger.migrating import copy, unserved
 from proxy.ledger.opening import open_books, read_books
 from proxy.ledger.reports import RequestLine, Sheet, draw_columns, draws, sheets, verdicts
+from proxy.ledger.samples import stored
 from proxy.ledger.store import wall_clock
 from proxy.money import usd
 from proxy.types import JSON, Tenant
@@ -63,24 +65,43 @@ def show(tenant: str | None, last: int, compare: bool, as_json: bool, config_pat
 
 
 @ledger.command()
-@click.option("--csv", "form", flag_value="csv", default="csv", help="Comma-separated values; the default.")
+@click.option("--csv", "form", flag_value="csv", default=None, help="Comma-separated values; the default.")
 @click.option("--jsonl", "form", flag_value="jsonl", help="An object a line.")
+@click.option("--samples", is_flag=True, help="What was asked and said, of tenants that store it; an object a line.")
 @click.option("--tenant", default=None, help="Only this tenant.")
 @click.option("--output", type=click.File("w", encoding="utf-8", lazy=True), default="-", help="A file; else stdout.")
 @config_option
 @clear_errors
-def export(form: str, tenant: str | None, output: TextIO, config_path: Path | None) -> None:
+def export(form: str | None, samples: bool, tenant: str | None, output: TextIO, config_path: Path | None) -> None:
     """Write every draw beside its request's verdict."""
+    if samples and form == "csv":
+        raise click.UsageError("--samples goes with --jsonl")
     with configured_books(config_path) as books:
         if tenant is not None:
             books.find_tenant(tenant)
         # a reader that goes away leaves the query half read, and it must end before the books are closed
-        with closing(draws(books, tenant)) as lines:
-            if form == "csv":
-                _write_csv(output, draw_columns(books), lines)
+        with closing(stored(books, tenant) if samples else draws(books, tenant)) as lines:
+            if samples or form == "jsonl":
+                # what was said may hold half a surrogate pair, which has no place in UTF-8
+                output.writelines(json.dumps(line, ensure_ascii=samples) + "\n" for line in lines)
             else:
-                output.writelines(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+                _write_csv(output, draw_columns(books), lines)
             output.flush()
+
+
+@ledger.command()
+@click.option("--tenant", required=True, help="Whose texts; also those of a deleted tenant.")
+@click.option(
+    "--before", callback=when, default=None, metavar="WHEN", help="Only from before a date (UTC), or 30d ago."
+)
+@config_option
+@clear_errors
+def forget(tenant: str, before: float | None, config_path: Path | None) -> None:
+    """Delete at once what a tenant's requests have asked and said. What they took and cost stays."""
+    with open_configured(config_path) as books:
+        books.find_tenant(tenant)
+        count = books.forget(tenant, before)
+    click.echo(f"{count} requests of {tenant} have no texts any more")
 
 
 @ledger.command("check")

@@ -7,9 +7,8 @@ import click
 from click.core import ParameterSource
 
 from proxy.cli.books import moment
-from proxy.config.limits import cash, duration, read_budget, written_budget
+from proxy.config.limits import RANGES, cash, duration, read_budget, written_budget
 from proxy.ledger.reports import Sheet
-from proxy.ledger.store import MAX_INTEGER
 from proxy.money import usd
 from proxy.types import STRATEGIES, Key, Limits, OnExhausted, ScaleUntil, StrategyName, Tenant
 
@@ -46,13 +45,14 @@ def _read(parse: Callable[[str], object], value: str) -> object:
         raise click.BadParameter(str(error)) from error
 
 
-def whole(least: int) -> Callable[[str], int]:
-    """Reads whole numbers from `least` on."""
+def whole(name: str) -> Callable[[str], int]:
+    """Reads whole numbers, as many as the limit of this name may be."""
+    least, most = RANGES[name]
 
     def parse(text: str) -> int:
         # isdecimal alone takes digits of any script, and int() no more than some thousand digits
-        if not (text.isascii() and text.isdecimal()) or not least <= int(text[:32]) <= MAX_INTEGER:
-            raise ValueError(f"{text!r} is not a whole number from {least} to {MAX_INTEGER}")
+        if not (text.isascii() and text.isdecimal()) or not least <= int(text[:32]) <= most:
+            raise ValueError(f"{text!r} is not a whole number from {least} to {most}")
         return int(text)
 
     return parse
@@ -68,18 +68,18 @@ def _strategy(text: str) -> StrategyName:
 _OPTIONS: tuple[Callable[[F], F], ...] = (
     option("--max-budget", "max_nano", "USD", cash, "US dollars a window."),
     option("--soft-budget", "soft_nano", "USD", cash, "US dollars of the first window; see --scale-until."),
-    option("--token-budget", "max_tokens", "N", whole(0), "Tokens a window."),
-    option("--sample-budget", "max_drawn", "N", whole(0), "Samples a window."),
+    option("--token-budget", "max_tokens", "N", whole("token_budget"), "Tokens a window."),
+    option("--sample-budget", "max_drawn", "N", whole("sample_budget"), "Samples a window."),
     option("--budget-duration", "duration", "D", duration, "30s, 24h, 1d, 7d, 1mo, weekly ..."),
     several("--budget", "budgets", "B", read_budget, "A further window: 5/1d, 20/1mo, 1000000tokens/1d", nothing=()),
-    option("--rpm", "rpm_limit", "N", whole(1), "Requests a minute."),
-    option("--tpm", "tpm_limit", "N", whole(1), "Tokens a minute."),
-    option("--max-parallel", "max_parallel", "N", whole(1), "Requests at once."),
+    option("--rpm", "rpm_limit", "N", whole("rpm_limit"), "Requests a minute."),
+    option("--tpm", "tpm_limit", "N", whole("tpm_limit"), "Tokens a minute."),
+    option("--max-parallel", "max_parallel", "N", whole("max_parallel_requests"), "Requests at once."),
     several("--model", "models", "M", str, "A model it may use"),
     several("--allow-strategy", "strategies", "S", _strategy, "A strategy it may use, beside off"),
     option("--strategy", "strategy", "S", _strategy, f"Default strategy: {', '.join(STRATEGIES)}."),
-    option("--max-samples", "max_samples", "N", whole(1), "Most samples a request."),
-    option("--max-rounds", "max_rounds", "N", whole(1), "Most rounds a request."),
+    option("--max-samples", "max_samples", "N", whole("max_samples"), "Most samples a request."),
+    option("--max-rounds", "max_rounds", "N", whole("max_rounds"), "Most rounds a request."),
     option("--max-request-cost", "max_request_nano", "USD", cash, "Most dollars a request."),
     click.option(
         "--scale-until",

@@ -1,40 +1,16 @@
 """`tally pool`: recorded samples, for `tally replay`."""
 
 import json
-from datetime import UTC, datetime
 from pathlib import Path
 
 import click
 
-from proxy.cli.books import clear_errors, config_option, read_books
+from proxy.cli.books import clear_errors, config_option, read_books, when
 from proxy.errors import TallyError
 from proxy.evaluation.exporting import pool_lines
 from proxy.evaluation.files import write_pool
 from proxy.ledger.samples import recorded
-from proxy.ledger.store import wall_clock
 from proxy.types import STRATEGIES
-from proxy.windows import parse_duration
-
-_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800, "mo": 30 * 86_400}
-
-
-def _since(_context: click.Context, _option: click.Parameter, text: str | None) -> float | None:
-    """A date or moment (UTC), or how long ago (`7d`, `24h`), as seconds since 1970."""
-    if text is None:
-        return None
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError:
-        return wall_clock() - _seconds(text)
-    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
-
-
-def _seconds(text: str) -> int:
-    try:
-        count, unit = parse_duration(text)
-    except ValueError:
-        raise click.BadParameter(f"{text!r} is neither a date (2026-11-22) nor a duration (7d, 24h)") from None
-    return count * _SECONDS[unit]
 
 
 @click.group()
@@ -46,9 +22,7 @@ def pool() -> None:
 @click.option("--tenant", default=None, help="Only this tenant.")
 @click.option("--model", default=None, help="Only this model.")
 @click.option("--strategy", type=click.Choice(STRATEGIES), default=None, help="Only what this strategy drew.")
-@click.option(
-    "--since", callback=_since, default=None, metavar="WHEN", help="Only from a date (UTC) on, or the last 7d."
-)
+@click.option("--since", callback=when, default=None, metavar="WHEN", help="Only from a date (UTC) on, or the last 7d.")
 @click.option(
     "--min-samples", type=click.IntRange(min=1), default=2, show_default=True, help="Leave out what has fewer."
 )

@@ -30,7 +30,7 @@ def predictor() -> None:
 def train(
     *, jsonl: Path | None, config_path: Path | None, tenant: str | None, model: str | None, seed: int, out: Path
 ) -> None:
-    """Train on a file, or on what the ledger holds (`scaling.store_questions`), and write the model.
+    """Train on a file, or on what the ledger holds (`store_samples`), and write the model.
 
     It is measured on questions held out. One that does not clearly beat a constant, the mean of what it was trained on,
     is not written: exit status 1.

@@ -17,7 +17,7 @@ from proxy.cli.limits import budget_facts, changed, given, limit_facts, limit_op
 from proxy.config import AnswerConfig
 from proxy.errors import NotFound
 from proxy.ledger.reports import Sheet, sheets
-from proxy.ledger.tenants import TenantChanges, refuse_own
+from proxy.ledger.tenants import MOST_DAYS, TenantChanges, refuse_own
 from proxy.money import usd
 from proxy.types import AnswerSpec, Tenant
 
@@ -52,6 +52,10 @@ _OPTIONS: tuple[Callable[[F], F], ...] = (
     option("--answer", "answer", "KIND", _answer, 'How answers are found: a kind, or JSON: {"kind": "number", ...}.'),
     option("--scale-fraction", "scale_fraction", "SHARE", _share, "Share of its requests that is scaled, 0 to 1."),
     click.option("--shadow/--no-shadow", default=False, help="Answer with one sample; vote in the background."),
+    click.option("--store-samples/--no-store-samples", default=False, help="Keep what is asked and said."),
+    click.option(
+        "--store-samples-days", type=click.IntRange(1, MOST_DAYS), default=30, help="Days that each text is kept."
+    ),
 )
 
 
@@ -173,6 +177,7 @@ def _facts(sheet: Sheet[Tenant]) -> list[tuple[str, str]]:
         *limit_facts(tenant),
         ("scaled", _trial(tenant)),
         ("answers", "as the model or the server has them" if tenant.answer is None else _said(tenant.answer)),
+        ("what is said", f"kept for {tenant.store_samples_days} days" if tenant.store_samples else "not kept"),
     ]
 
 

@@ -3,19 +3,21 @@
 The names are LiteLLM's where it has them. Money is written in US dollars and kept in nano-USD.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from decimal import Decimal
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from proxy.money import nano_usd, usd
-from proxy.types import JSON, Budget, Limits, OnExhausted, ScaleUntil, StrategyName
+from proxy.types import JSON, STRATEGIES, Budget, Limits, OnExhausted, ScaleUntil, StrategyName
 from proxy.windows import parse_duration
 
 _MAX_COUNT = 10**15
 _MAX_NANO = 10**18
-_MAX_N = 1024
+MOST_SAMPLES = 1024
+"""The most samples, or rounds, that anybody may ask for in one request."""
+
 _MOST_BUDGETS = 16
 _LONGEST = 100 * 366 * 86_400
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800, "mo": 30 * 86_400}
@@ -44,6 +46,14 @@ FIELDS: Mapping[str, str] = {
 
 _MONEY = frozenset({"max_nano", "soft_nano", "max_request_nano"})
 
+RANGES: Mapping[str, tuple[int, int]] = {
+    **dict.fromkeys(("max_budget", "soft_budget", "max_cost_usd"), (0, _MAX_NANO)),
+    **dict.fromkeys(("token_budget", "sample_budget"), (0, _MAX_COUNT)),
+    **dict.fromkeys(("rpm_limit", "tpm_limit", "max_parallel_requests"), (1, _MAX_COUNT)),
+    **dict.fromkeys(("max_samples", "max_rounds"), (1, MOST_SAMPLES)),
+}
+"""The least and the most that each number may be, money in nano-USD."""
+
 
 def duration(text: str) -> str:
     """The text of a duration such as `30d`. Raises ValueError that says what is wrong."""
@@ -63,7 +73,7 @@ def seconds(text: str) -> float:
 Usd = Annotated[Decimal, Field(ge=0, le=10**9, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=0, le=_MAX_COUNT)]
 PerMinute = Annotated[int, Field(ge=1, le=_MAX_COUNT)]
-Number = Annotated[int, Field(ge=1, le=_MAX_N)]
+Number = Annotated[int, Field(ge=1, le=MOST_SAMPLES)]
 Duration = Annotated[str, AfterValidator(duration)]
 Name = Annotated[str, Field(min_length=1, max_length=256)]
 
@@ -123,13 +133,58 @@ class LimitsConfig(BudgetConfig):
 
     def limits(self) -> Limits:
         """The same as a value for the other rooms."""
-        return Limits(**self.changes())
+        # a tenant has more to say of itself than its limits
+        return Limits(**LimitsConfig.changes(self))
 
     def _value(self, name: str) -> object:
         value = getattr(self, name)
         if name == "budgets":
             return tuple(each.budget() for each in value)
         return _nano(value) if FIELDS[name] in _MONEY else value
+
+
+def mistakes(limits: Limits) -> Iterator[tuple[str, str]]:
+    """What makes no sense in limits, wherever they come from: what operators call the field, and why."""
+    for name, (least, most) in RANGES.items():
+        value = getattr(limits, FIELDS[name])
+        if value is not None and not least <= value <= most:
+            yield (
+                name,
+                f"must be a whole number from {least} to {most}" + (" nano-USD" if FIELDS[name] in _MONEY else ""),
+            )
+    if len(limits.budgets) > _MOST_BUDGETS:
+        yield "budgets", f"are at most {_MOST_BUDGETS}"
+    for name, budget in (("budget_duration", limits.windows[0]), *(("budgets", each) for each in limits.budgets)):
+        yield from _odd_budget(name, budget)
+    yield from _at_odds(limits)
+
+
+def _odd_budget(name: str, budget: Budget) -> Iterator[tuple[str, str]]:
+    for value, most in (
+        (budget.max_nano, _MAX_NANO),
+        (budget.max_tokens, _MAX_COUNT),
+        (budget.max_samples, _MAX_COUNT),
+    ):
+        if name == "budgets" and value is not None and not 0 <= value <= most:
+            yield name, f"must have amounts from 0 to {most}"
+    if budget.duration is not None:
+        try:
+            seconds(budget.duration)
+        except ValueError as error:
+            yield name, f"is wrong: {error}"
+
+
+def _at_odds(limits: Limits) -> Iterator[tuple[str, str]]:
+    """Limits that each make sense, and do not go together."""
+    if limits.soft_nano is not None and limits.max_nano is not None and limits.soft_nano > limits.max_nano:
+        yield "soft_budget", "is above max_budget"
+    if limits.scale_until == "soft" and limits.soft_nano is None:
+        yield "scale_until", "soft needs a soft_budget"
+    for name in (*(limits.strategies or ()), *([limits.strategy] if limits.strategy is not None else [])):
+        if name not in STRATEGIES:
+            yield "strategy", f"must be one of {', '.join(STRATEGIES)}"
+    if limits.strategies is not None and limits.strategy is not None and limits.strategy not in limits.strategies:
+        yield "strategy", f"{limits.strategy} is not among its strategies"
 
 
 def shown(limits: Limits) -> JSON:

@@ -24,7 +24,7 @@ from pydantic import (
 )
 
 from proxy import patterns
-from proxy.config.limits import LimitsConfig, Name, Section
+from proxy.config.limits import MOST_SAMPLES, LimitsConfig, Name, Section
 from proxy.config.litellm import UNUSED
 from proxy.types import (
     JSON,
@@ -48,7 +48,6 @@ from proxy.types import (
 _WEAK_KEYS = frozenset({"sk-1234", "sk-12345678", "changeme", "password", "secret", "master", "test"})
 _MIN_MASTER_KEY = 16
 _MIN_KEY = 6
-_MAX_N = 1024
 _MAX_HEADERS = 2**20
 _MAX_COUNT = 10**15
 _MAX_OPTIONS = 256
@@ -111,6 +110,7 @@ Key = Annotated[str, Field(min_length=_MIN_KEY, pattern=r"^\S+$")]
 Pattern = Annotated[str, AfterValidator(_pattern)]
 JSONPath = Annotated[str, AfterValidator(_path)]
 Option = Annotated[str, Field(min_length=1, max_length=1_000)]
+StoredDays = Annotated[int, Field(ge=1, le=3650)]
 
 
 class AnswerConfig(Section):
@@ -330,12 +330,12 @@ class ScalingConfig(Section):
     """How requests are scaled unless the request, its tenant or its model says otherwise."""
 
     strategy: StrategyName = "adaptive"
-    samples: Annotated[int, Field(ge=1, le=_MAX_N)] = Field(default=8, description="N of the fixed-N strategies")
+    samples: Annotated[int, Field(ge=1, le=MOST_SAMPLES)] = Field(default=8, description="N of the fixed-N strategies")
     unit: Annotated[int, Field(ge=2, le=256)] = Field(default=8, description="DynScaling's B_unit, in samples")
-    mean_samples: Annotated[int, Field(ge=1, le=_MAX_N)] = Field(
+    mean_samples: Annotated[int, Field(ge=1, le=MOST_SAMPLES)] = Field(
         default=16, validate_default=True, description="what a query credits to its batch; at least unit"
     )
-    max_samples: Annotated[int, Field(ge=1, le=_MAX_N)] = 32
+    max_samples: Annotated[int, Field(ge=1, le=MOST_SAMPLES)] = 32
     max_rounds: Annotated[int, Field(ge=1, le=64)] = Field(default=6, description="waves of draws, one after the other")
     deadline_s: Annotated[float, Field(gt=0, le=3600)] = 120.0
     batch_window_ms: Annotated[float, Field(ge=0, le=10_000)] = 50.0
@@ -375,10 +375,10 @@ class ScalingConfig(Section):
     threshold: Annotated[float, Field(gt=0.5, lt=1)] = Field(
         default=0.95, description="confidence that ends adaptive_consistency"
     )
-    window: Annotated[int, Field(ge=1, le=_MAX_N)] = Field(
+    window: Annotated[int, Field(ge=1, le=MOST_SAMPLES)] = Field(
         default=5, description="draws that must agree to end early_stopping"
     )
-    chains: Annotated[int, Field(ge=1, le=_MAX_N)] = Field(
+    chains: Annotated[int, Field(ge=1, le=MOST_SAMPLES)] = Field(
         default=4, description="first answers that sp1, sp2, sp3 and multi_round revise"
     )
     judge_model: Name | None = Field(
@@ -392,10 +392,6 @@ class ScalingConfig(Section):
         default=None, description="a model_name that picks, for pick: universal; none given: the request's own"
     )
     slice_tokens: Annotated[int, Field(ge=16)] = Field(default=1024, description="output tokens reserved at a time")
-    store_questions: bool = Field(
-        default=False,
-        description="true: the ledger keeps the last user turn's text (8,000 characters), to train a predictor on",
-    )
     calibration: Path | None = Field(
         default=None, description="the calibration.json of `tally eval`: from confidence to the chance of being right"
     )
@@ -462,6 +458,8 @@ class TenantOptions(LimitsConfig):
     shadow: bool = Field(
         default=False, description="true: answer with one sample, and vote in the background, for the ledger alone"
     )
+    store_samples: bool = Field(default=False, description="true: the ledger keeps what is asked and said")
+    store_samples_days: StoredDays = Field(default=30, description="days that each text is kept")
 
     def changes(self) -> dict[str, Any]:
         """What is said here, by the names of `Tenant`; what is not said is not there."""
@@ -516,6 +514,11 @@ class GeneralSettings(Section):
         description="what a scaled reply's usage counts. samples: the prompt once, and every sample's completion; paid:"
         " every token that was paid for",
     )
+    store_samples: bool = Field(
+        default=False,
+        description="the same as a tenant's, for requests of none: without keys, or with the master key",
+    )
+    store_samples_days: StoredDays = 30
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     shutdown_s: Annotated[int, Field(ge=1, le=3600)] = Field(
         default=130, description="seconds a stopped server has, at most, to finish what it has begun"
@@ -531,7 +534,7 @@ class RouterSettings(Section):
     num_retries: Annotated[int, Field(ge=0, le=10)] = Field(
         default=2, description="how often a sample's call is tried again when all deployments failed"
     )
-    allowed_fails: Annotated[int, Field(ge=0, le=_MAX_N)] = Field(
+    allowed_fails: Annotated[int, Field(ge=0, le=MOST_SAMPLES)] = Field(
         default=3, description="failures in a minute that a deployment may have without a rest"
     )
     cooldown_time: Annotated[float, Field(ge=0, le=86_400, allow_inf_nan=False)] = Field(

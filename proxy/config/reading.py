@@ -11,7 +11,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 from yaml.composer import ComposerError
 
-from proxy.config.limits import BudgetConfig, LimitsConfig
+from proxy.config.limits import BudgetConfig, LimitsConfig, mistakes
 from proxy.config.models import KEY_OPTIONS, KEY_TEXT, Config
 from proxy.errors import ConfigError, Problem
 from proxy.types import JSON
@@ -191,12 +191,8 @@ def _limits(limits: LimitsConfig, where: str, file: str, models: Set[str]) -> It
         soft = limits.soft_budget if window is limits else None
         if (window.budget_duration or window is not limits) and not any(each is not None for each in (*amounts, soft)):
             yield Problem(file, f"{key}.budget_duration", "needs max_budget, token_budget or sample_budget")
-    if limits.soft_budget is not None and limits.max_budget is not None and limits.soft_budget > limits.max_budget:
-        yield Problem(file, f"{where}.soft_budget", "is above max_budget")
-    if limits.scale_until == "soft" and limits.soft_budget is None:
-        yield Problem(file, f"{where}.scale_until", "soft needs a soft_budget")
-    if limits.strategy is not None and limits.strategies is not None and limits.strategy not in limits.strategies:
-        yield Problem(file, f"{where}.strategy", f"{limits.strategy} is not among its strategies")
+    for name, reason in mistakes(limits.limits()):
+        yield Problem(file, f"{where}.{name}", reason)
 
 
 def _fallbacks(config: Config, file: str, models: Set[str]) -> Iterator[Problem]:

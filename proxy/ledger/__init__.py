@@ -7,7 +7,7 @@ ledger's rows.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import TYPE_CHECKING, Literal, Protocol, TypeVar
 
 from proxy.types import Account, Key, Tenant
 
@@ -105,10 +105,28 @@ class Ballot:
 
 
 @dataclass(frozen=True, slots=True)
+class Text:
+    """What one draw said, or what was asked where `draw` is empty: JSON. `cut`: its beginning alone is kept."""
+
+    draw: str
+    text: str
+    cut: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Texts:
+    """What was asked and said in a request, to be kept for so many days."""
+
+    days: int
+    said: tuple[Text, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class RequestRow:
     """One request's verdict. `answer` is the winner's, `first_answer` what one sample would have said.
 
-    `question` is what was asked, only where the configuration wants it stored.
+    `question` is what was asked. Without `texts` nothing of what was said is written: answers and the ballots' labels
+    become names that tell which are equal, and there is no question.
     """
 
     account: Account
@@ -127,6 +145,7 @@ class RequestRow:
     latency_ms: int
     ballots: tuple[Ballot, ...] = ()
     question: str | None = None
+    texts: Texts | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,13 +153,51 @@ class Credentials:
     """What a bearer key stands for, and how its budgets stand.
 
     `left` is the share in [0, 1] of the budget window, of the tenant or of the key, that has least left; 1 without a
-    limit. `soft`: a soft budget of one of them is used up.
+    limit. `left_free` is the same for what costs no money, whatever is left of that. `soft` names the scopes, of these
+    two, whose soft budget is used up.
     """
 
     tenant: Tenant
     key: Key
     left: float = 1.0
-    soft: bool = False
+    left_free: float = 1.0
+    soft: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """What a budget did not hold: a call's `base + choices * each`, or without amounts a vote of unknown cost.
+
+    `free`: what is asked costs no money.
+    """
+
+    account: Account
+    base: Amount = Amount()
+    each: Amount = Amount()
+    choices: int = 1
+    free: bool = False
+
+
+Limited = Literal["money", "tokens", "samples", "soft budget", "blocked"]
+
+
+@dataclass(frozen=True, slots=True)
+class Shortage:
+    """Why a budget does not hold something: the limit, of a tenant or of its `key`, that is nearest to its end.
+
+    `limit`, what is `left` of it and what is `needed` are nano-USD, tokens or samples, as `limited` says. `duration` is
+    the window's, which ends at `resets_at` (seconds since 1970; None: never), in `resets_in` seconds.
+    """
+
+    tenant: str
+    key: str | None
+    limited: Limited
+    duration: str | None = None
+    limit: int = 0
+    left: int = 0
+    needed: int = 0
+    resets_at: float | None = None
+    resets_in: float | None = None
 
 
 class Ledger(Protocol):
@@ -162,10 +219,13 @@ class Ledger(Protocol):
         """
 
     def record(self, row: RequestRow) -> None:
-        """Write a request's verdict and its draws' ballots. Never waits."""
+        """Write a request's verdict, its draws' ballots and its texts. Never waits."""
 
     async def authenticate(self, key: str) -> Credentials | None:
         """What a bearer key stands for, or None when it is unknown, revoked or expired."""
+
+    async def shortage(self, refused: Refused) -> Shortage | None:
+        """Which limit did not hold something; None where there is room for it by now."""
 
     async def outcomes(self, tenant: str, model: str, limit: int) -> list[tuple[float, bool]]:
         """The confidence of each of the last `limit` judged answers, and whether it was right, latest first."""

@@ -7,12 +7,14 @@ from secrets import token_bytes
 from typing import Self
 
 from proxy.ledger.keys import Keys, NewKey
+from proxy.ledger.recording import Recording
+from proxy.ledger.reserving import PART
 from proxy.ledger.store import Synchronous, connect, connect_read_only
 from proxy.ledger.together import Together
 from proxy.types import Tenant
 
 
-class Books(Together, Keys):
+class Books(Together, Recording, Keys):
     """Tenants, keys, reservations and rows; many processes may each have the file open.
 
     Errors are those of `proxy.errors`, and sqlite3's own where the file is locked, full or broken.
@@ -44,9 +46,16 @@ class Books(Together, Keys):
         """
 
     def probe(self) -> None:
-        """Write a row, the time of this call, to see that the file takes one. Raises sqlite3.Error."""
+        """Write a row, the time of this call, to see that the file takes one, and `tend`. Raises sqlite3.Error."""
         with self.transaction():
             self._set_meta("probed_at", f"{self.now():.3f}".encode())
+            self.tend()
+
+    def tend(self) -> None:
+        """Do a part of what time has made due: reservations that have expired are charged, texts deleted."""
+        with self.transaction():
+            self.sweep(most=PART)
+            self.expire()
 
     def adopt(self, tenants: Sequence[Tenant], keys: Mapping[str, Sequence[str | NewKey]]) -> None:
         """Take over the configured tenants and their keys, by tenant; the file wins, counters stay.

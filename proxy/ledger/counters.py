@@ -81,15 +81,20 @@ class Standing:
         return min(_left(window, self.reserved) for window in self.windows)
 
     @property
-    def used(self) -> Amount:
-        """What is spent and reserved in the first window."""
-        return self.windows[0].spent + self.reserved
+    def left_free(self) -> float:
+        """The same for what costs no money: limits of tokens and samples alone."""
+        return min(_left(window, self.reserved, free=True) for window in self.windows)
+
+    def passes(self, soft_nano: int | None) -> bool:
+        """Whether so much money (None: no limit), or more, is spent and reserved in the first window."""
+        return soft_nano is not None and self.windows[0].spent.nano + self.reserved.nano >= soft_nano
 
 
-def _left(window: Window, reserved: Amount) -> float:
+def _left(window: Window, reserved: Amount, *, free: bool = False) -> float:
     """The least share of a window's limits that is neither spent nor reserved; 1 without a limit."""
     budget, used = window.budget, window.spent + reserved
-    pairs = ((budget.max_nano, used.nano), (budget.max_tokens, used.tokens), (budget.max_samples, used.samples))
+    money = None if free else budget.max_nano
+    pairs = ((money, used.nano), (budget.max_tokens, used.tokens), (budget.max_samples, used.samples))
     return min(
         (max(0.0, 1 - taken / limit) if limit else 0.0 for limit, taken in pairs if limit is not None), default=1.0
     )
@@ -107,13 +112,14 @@ def affordable(room: Amount, base: Amount, each: Amount, choices: int) -> int:
     What costs nothing is never held back by a limit on it.
     """
     return min(
-        _fit(room.nano, base.nano, each.nano, choices),
-        _fit(room.tokens, base.tokens, each.tokens, choices),
-        _fit(room.samples, base.samples, each.samples, choices),
+        fit(room.nano, base.nano, each.nano, choices),
+        fit(room.tokens, base.tokens, each.tokens, choices),
+        fit(room.samples, base.samples, each.samples, choices),
     )
 
 
-def _fit(room: int, base: int, each: int, choices: int) -> int:
+def fit(room: int, base: int, each: int, choices: int) -> int:
+    """The same of one kind alone."""
     if not base and not each:
         return choices
     if base > room:
@@ -132,6 +138,16 @@ class Counters(Store):
         """The same without a change to the ledger: a window that has not begun is empty. Raises NotFound."""
         return self._standing(scope, begin=False)
 
+    def glance_of(self, counters: Row, budgets: Iterable[Row], *, begin: bool = False) -> Standing:
+        """The same of a row of `scopes`, and its rows of `budgets` by their places, that were read already."""
+        return Standing(
+            scope=counters["id"],
+            blocked=bool(counters["blocked"]),
+            spent=Amount(counters["spent_nano"], counters["spent_tokens"], counters["spent_samples"]),
+            reserved=Amount(counters["reserved_nano"], counters["reserved_tokens"], counters["reserved_samples"]),
+            windows=tuple(self._window(each, begin=begin) for each in budgets),
+        )
+
     def window_sum(self, scope: str, start: float, end: float) -> Amount:
         """What the rows settled from `start` until `end` add up to."""
         kind, _, name = scope.partition(":")
@@ -143,13 +159,7 @@ class Counters(Store):
         if row is None:
             raise unknown(scope)
         found = self.rows("SELECT * FROM budgets WHERE scope = ? ORDER BY place", scope).fetchall()
-        return Standing(
-            scope=scope,
-            blocked=bool(row["blocked"]),
-            spent=Amount(row["spent_nano"], row["spent_tokens"], row["spent_samples"]),
-            reserved=Amount(row["reserved_nano"], row["reserved_tokens"], row["reserved_samples"]),
-            windows=tuple(self._window(each, begin=begin) for each in found),
-        )
+        return self.glance_of(row, found, begin=begin)
 
     def _window(self, row: Row, *, begin: bool) -> Window:
         opened = row["window_start"]

@@ -32,6 +32,7 @@ class Ask(IntEnum):
     FEEDBACK = 8
     PROBE = 9
     FLUSH = 10
+    SHORTAGE = 11
 
 
 class Frame(NamedTuple):

@@ -9,13 +9,17 @@ from proxy.ledger.books import Books
 from proxy.ledger.database import Row
 from proxy.ledger.lock import ServerLock
 from proxy.ledger.opening import is_postgres
+from proxy.ledger.pg_schema import FUNCTIONS
 from proxy.ledger.store import database_path
 
-TABLES = ("meta", "tenants", "keys", "scopes", "budgets", "reservations", "requests", "draws")
+TABLES = ("meta", "tenants", "keys", "scopes", "budgets", "reservations", "requests", "draws", "samples")
 """In an order in which what a row refers to is there before it."""
 
 _ORDER = {"draws": "number"}
 """A column that numbers the rows: the new store numbers them anew, in the same order."""
+
+_COPIED = {"meta": f"SELECT * FROM meta WHERE name <> '{FUNCTIONS}'"}  # noqa: S608 - names of our own
+"""What is said of a store's own functions stays with it."""
 
 _KEPT = ("tenants", "requests", "draws")
 _CHUNK = 500
@@ -55,7 +59,7 @@ def copy(source: Books, target: Books) -> dict[str, int]:
 
 def _copy_table(source: Books, target: Books, table: str) -> int:
     order = _ORDER.get(table)
-    everything = f"SELECT * FROM {table}"  # noqa: S608 - names of our own
+    everything = _COPIED.get(table, f"SELECT * FROM {table}")  # noqa: S608 - names of our own
     columns = [name for name in target.columns(everything) if name != order]
     names, places = ", ".join(f'"{name}"' for name in columns), ", ".join("?" * len(columns))
     insert = f"INSERT INTO {table} ({names}) VALUES ({places})"  # noqa: S608 - names of our own

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 import orjson
 
 from proxy.errors import LedgerUnavailable
-from proxy.ledger import Amount, Credentials, RequestRow, Reservation, Settlement
+from proxy.ledger import Amount, Credentials, Refused, RequestRow, Reservation, Settlement, Shortage
 from proxy.ledger.books import Books
 from proxy.ledger.frames import Ask, Frame, Frames, framed, raised
 from proxy.ledger.serving import reader
@@ -78,6 +78,13 @@ class RemoteLedger:
         )
         return found
 
+    async def shortage(self, refused: Refused) -> Shortage | None:
+        """Which limit did not hold something; None where there is room for it by now."""
+        if not _counts(refused.base, refused.each):
+            return None
+        found: Shortage | None = reader(Shortage | None).validate_python(await self._line.ask(Ask.SHORTAGE, refused))
+        return found
+
     async def outcomes(self, tenant: str, model: str, limit: int) -> list[tuple[float, bool]]:
         """The confidence of each of the last `limit` judged answers, and whether it was right, latest first."""
         return [(sure, right) for sure, right in await self._line.ask(Ask.OUTCOMES, (tenant, model, limit))]
@@ -106,10 +113,10 @@ class RemoteLedger:
         await self._line.tell(Ask.FLUSH, None)
 
     async def close(self) -> None:
-        """Flush, for some seconds at most, and let go of the writer."""
+        """Wait, for some seconds at most, until nothing is left to be written, and let go of the writer."""
         with suppress(TimeoutError):
             async with asyncio.timeout(_LAST_S):
-                await self.flush()
+                await self._line.written()
         self._line.close()
         if self._own is not None:
             await self._own.close()
@@ -156,6 +163,12 @@ class _Line:
         _, call = self._begin(what, value, kept=True)
         call.reply.add_done_callback(_complain)
         return call.reply
+
+    async def written(self) -> None:
+        """Return when all that must not be lost is on disk; at once where it is."""
+        owing = [call.reply for call in self._calls.values() if call.kept]
+        if owing:
+            await asyncio.wait(owing)
 
     def close(self) -> None:
         """Let go of the connection."""

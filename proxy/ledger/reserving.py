@@ -8,25 +8,23 @@ from collections.abc import Collection, Iterable
 from dataclasses import astuple, fields
 from typing import Any
 
-from proxy.ledger import Amount, DrawRow, RequestRow, Reservation, Settlement
+from proxy.ledger import Amount, DrawRow, Reservation, Settlement
 from proxy.ledger.counters import Counters, Standing, affordable, scopes
 from proxy.ledger.database import Row
+from proxy.ledger.store import MAX_INTEGER
 from proxy.types import Account
 
 _CHARGED = ("tenant", "key", "request", "attempt", "settled_at")
 _DRAW = [f'"{name}"' for name in (*_CHARGED, *(field.name for field in fields(DrawRow)))]
 INSERT_DRAW = f"INSERT INTO draws ({', '.join(_DRAW)}) VALUES ({', '.join('?' * len(_DRAW))})"  # noqa: S608 - names of our own
-_VERDICT = [field.name for field in fields(RequestRow) if field.name not in ("account", "ballots")]
-_INSERT_REQUEST = f"""INSERT INTO requests (tenant, key, id, recorded_at, {", ".join(_VERDICT)})
-VALUES (?, ?, ?, ?, {", ".join("?" * len(_VERDICT))}) ON CONFLICT (tenant, id) DO UPDATE SET
-{", ".join(f"{name} = excluded.{name}" for name in ("key", "recorded_at", *_VERDICT))}"""  # noqa: S608 - names of our own
 INSERT_HELD = """INSERT INTO reservations
 (attempt, tenant, key, request, nano, tokens, samples, prompt_tokens, lifetime, expires_at, owner)
 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"""
 """The statement of a reservation, whose values are those of `held_values`."""
 
-_UPDATE_BALLOT = """UPDATE draws SET label = ?, score = ?, mean_logprob = ?
-WHERE request = ? AND tenant = ? AND id = ?"""
+_EXPIRED = "SELECT * FROM reservations WHERE expires_at <= ?"
+PART = 500
+"""How many reservations are swept at once while others wait for the books."""
 
 LOST = "lost"
 """Status of the row that charges a reservation whose end was never told."""
@@ -52,7 +50,7 @@ class Reserving(Counters):
                 self._hold(reservation, granted)
             else:
                 # makes no room now, for it charges what was reserved; but the next window is free of it
-                self.sweep(account.tenant)
+                self.sweep(account.tenant, most=PART)
         return granted
 
     def extend(self, attempt: str, more: Amount) -> bool:
@@ -68,7 +66,7 @@ class Reserving(Counters):
             )
             account = account_of(held)
             if not self._affordable(account, Amount(), more, 1):
-                self.sweep(account.tenant)
+                self.sweep(account.tenant, most=PART)
                 return False
             # another process may have ended it before its scopes were locked
             added = self._db.execute(
@@ -87,24 +85,14 @@ class Reserving(Counters):
             held = self.row("SELECT * FROM reservations WHERE attempt = ?", settlement.attempt)
             return held is not None and self._end(held, settlement.rows)
 
-    def record(self, row: RequestRow) -> None:
-        """Write a verdict, and the ballots beside the draws that are settled."""
-        account = row.account
-        verdict = storable(getattr(row, name) for name in _VERDICT)
-        with self.transaction():
-            self._db.execute(_INSERT_REQUEST, (account.tenant, account.key, account.request, self.now(), *verdict))
-            for ballot in row.ballots:
-                said = storable((ballot.label, ballot.score, ballot.mean_logprob))
-                self._db.execute(_UPDATE_BALLOT, (*said, account.request, account.tenant, ballot.draw))
-
-    def sweep(self, tenant: str | None = None) -> int:
-        """Charge every expired reservation, of one tenant or of all; returns how many there were."""
+    def sweep(self, tenant: str | None = None, *, most: int = MAX_INTEGER) -> int:
+        """Charge expired reservations, of one tenant or of all, up to so many; returns how many there were."""
         with self.transaction():
             if tenant is None:
-                found = self.rows("SELECT * FROM reservations WHERE expires_at <= ?", self.now())
+                found = self.rows(f"{_EXPIRED} LIMIT ?", self.now(), most)
             else:
-                found = self.rows("SELECT * FROM reservations WHERE tenant = ? AND expires_at <= ?", tenant, self.now())
-            return self._lose(list(found))
+                found = self.rows(f"{_EXPIRED} AND tenant = ? LIMIT ?", self.now(), tenant, most)
+            return self._lose(found.fetchall())
 
     def sweep_all(self, but: Collection[str] = ()) -> int:
         """Charge every reservation: those that made them are dead, `but` these owners. Returns how many there were."""

@@ -1,10 +1,13 @@
-"""The samples that the ledger has recorded, request by request, as far as they can be drawn again."""
+"""The samples that the ledger has recorded: as far as they can be drawn again, and what was said in them."""
 
-from collections.abc import Iterator
+import json
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from itertools import groupby
 
+from proxy.ledger.database import Row
 from proxy.ledger.store import Store
+from proxy.types import JSON
 
 SHOWING = ("dynscaling", "sp1", "sp2", "sp3", "multi_round")
 """Strategies whose later draws see earlier ones: only their first round is independent."""
@@ -20,11 +23,19 @@ AND (draws.round = 1 OR requests.strategy NOT IN ({", ".join("?" * len(SHOWING))
 AND requests.tenant = coalesce(?, requests.tenant) AND requests.model = coalesce(?, requests.model)
 AND requests.strategy = coalesce(?, requests.strategy) AND requests.recorded_at >= coalesce(?, requests.recorded_at)
 ORDER BY requests.recorded_at, requests.id, draws."index", draws.number"""  # noqa: S608 - columns of our own
+_TOLD = ("tenant", "request", "model", "strategy", "recorded_at", "expires_at")
+_TEXTS = """SELECT samples.*, requests.model, requests.strategy, requests.recorded_at, requests.expires_at FROM samples
+JOIN requests ON requests.tenant = samples.tenant AND requests.id = samples.request
+WHERE samples.tenant = coalesce(?, samples.tenant) AND requests.expires_at > ?
+ORDER BY requests.recorded_at, samples.tenant, samples.request, samples.draw"""
 
 
 @dataclass(frozen=True, slots=True)
 class RecordedSample:
-    """A finished draw: what it said (None: it abstained), its completion tokens, and what a verifier said of it."""
+    """A finished draw: what it said (None: it abstained), its completion tokens, and what a verifier said of it.
+
+    Where samples are not stored, `answer` is a name that tells only which draws of the request said the same.
+    """
 
     answer: str | None
     tokens: int
@@ -61,3 +72,20 @@ def recorded(
             lines = list(drawn)
             samples = tuple(RecordedSample(*(line[place] for place in range(4, 8))) for line in lines)
             yield RecordedRequest(payer, request, lines[0]["model"], lines[0]["question"], samples)
+
+
+def stored(store: Store, tenant: str | None = None) -> Generator[JSON, None, None]:
+    """What was asked and said, of one tenant or of all: of each request its `messages`, then each sample's `message`.
+
+    `draw` is the id of the sample's draw. Of what was too long the beginning is there, as `text`. Times are in seconds
+    since 1970.
+    """
+    with store.reading():
+        for row in store.stream(_TEXTS, tenant, store.now()):
+            yield _line(row)
+
+
+def _line(row: Row) -> JSON:
+    draw, text, cut = row["draw"] or None, row["text"], bool(row["cut"])
+    said = {"text": text} if cut else {"messages" if draw is None else "message": json.loads(text)}
+    return {name: row[name] for name in _TOLD} | {"draw": draw, "cut": cut} | said

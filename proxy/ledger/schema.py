@@ -169,6 +169,30 @@ def _m010_metadata(db: "Database") -> None:
     db.table("keys").add_column("metadata", str)
 
 
+def _m011_samples(db: "Database") -> None:
+    """What was asked and said, for tenants that want it, and until when it is kept.
+
+    Earlier versions kept answers for ever: those run out 30 days after the last request.
+    """
+    db.table("tenants").add_column("store_samples", int, not_null_default=0)
+    db.table("tenants").add_column("store_samples_days", int, not_null_default=30)
+    db.table("requests").add_column("expires_at", float)
+    columns = {"tenant": str, "request": str, "draw": str, "text": str, "cut": int}
+    db.table("samples").create(
+        columns,
+        pk=("tenant", "request", "draw"),
+        foreign_keys=[("tenant", "tenants", "name")],
+        not_null=set(columns),
+        strict=True,
+    )
+    # the condition must follow from a query's own
+    db.execute("CREATE INDEX idx_requests_expires_at ON requests (expires_at) WHERE expires_at IS NOT NULL")
+    db.execute(
+        "UPDATE requests SET expires_at = (SELECT max(recorded_at) FROM requests) + 30 * 86400.0 "
+        "WHERE samples > 0 OR question IS NOT NULL"
+    )
+
+
 _SCOPES = """
 UPDATE draws SET samples = (purpose = 'draw'), settled_at = max(settled_at, window_start);
 DROP INDEX idx_draws_tenant_window_start;
@@ -221,6 +245,7 @@ MIGRATIONS: tuple[Callable[["Database"], None], ...] = (
     _m008_trials,
     _m009_scopes,
     _m010_metadata,
+    _m011_samples,
 )
 
 

@@ -1,36 +1,20 @@
 """The limits of tenants and keys: kept in one table, checked by one set of rules."""
 
 import json
-from collections.abc import Iterator
 from dataclasses import fields
 from typing import Any, TypedDict
 
+from proxy.config.limits import mistakes
 from proxy.errors import RequestInvalid
 from proxy.ledger.counters import Counters, budget_of, unknown
 from proxy.ledger.database import Row
-from proxy.ledger.store import MAX_INTEGER
-from proxy.types import STRATEGIES, Budget, Limits, OnExhausted, ScaleUntil, StrategyName
-from proxy.windows import parse_duration
+from proxy.types import Budget, Limits, OnExhausted, ScaleUntil, StrategyName
 
 _IN_BUDGETS = frozenset({"max_nano", "max_tokens", "max_drawn", "duration", "budgets"})
 _COLUMNS = [field.name for field in fields(Limits) if field.name not in _IN_BUDGETS]
 _LISTS = ("models", "strategies")
 _INSERT = f"INSERT INTO scopes (id, {', '.join(_COLUMNS)}) VALUES (?, {', '.join('?' * len(_COLUMNS))})"  # noqa: S608 - our own names
 _UPDATE = f"UPDATE scopes SET {', '.join(f'{name} = ?' for name in _COLUMNS)} WHERE id = ?"  # noqa: S608 - our own names
-
-_LEAST = {
-    "max_nano": 0,
-    "max_tokens": 0,
-    "max_drawn": 0,
-    "soft_nano": 0,
-    "rpm_limit": 1,
-    "tpm_limit": 1,
-    "max_parallel": 1,
-    "max_samples": 1,
-    "max_rounds": 1,
-    "max_request_nano": 0,
-}
-_MOST_BUDGETS = 16
 
 
 class LimitChanges(TypedDict, total=False):
@@ -98,38 +82,10 @@ def limits_of(row: Row, budgets: list[Row]) -> dict[str, Any]:
     }
 
 
-def mistakes(limits: Limits) -> Iterator[tuple[str, str]]:
-    """What makes no sense in limits: the field's name, and why."""
-    for param, least in _LEAST.items():
-        value = getattr(limits, param)
-        if value is not None and not least <= value <= MAX_INTEGER:
-            yield param, f"must be a whole number from {least} to {MAX_INTEGER}"
-    if len(limits.budgets) > _MOST_BUDGETS:
-        yield "budgets", f"are at most {_MOST_BUDGETS}"
-    for budget in limits.windows:
-        yield from _odd_budget(budget)
-    for name in (*(limits.strategies or ()), *([limits.strategy] if limits.strategy is not None else [])):
-        if name not in STRATEGIES:
-            yield "strategy", f"must be one of {', '.join(STRATEGIES)}"
-    if limits.strategies is not None and limits.strategy is not None and limits.strategy not in limits.strategies:
-        yield "strategy", f"{limits.strategy} is not among the strategies that are allowed"
-
-
 def check_limits(limits: Limits) -> None:
     """Raises RequestInvalid that names the first mistake."""
     for param, reason in mistakes(limits):
         raise RequestInvalid(f"{param} {reason}", param=param)
-
-
-def _odd_budget(budget: Budget) -> Iterator[tuple[str, str]]:
-    for value in (budget.max_nano, budget.max_tokens, budget.max_samples):
-        if value is not None and not 0 <= value <= MAX_INTEGER:
-            yield "budgets", f"must have whole numbers from 0 to {MAX_INTEGER}"
-    if budget.duration is not None:
-        try:
-            parse_duration(budget.duration)
-        except ValueError as error:
-            yield "duration", f"is wrong: {error}"
 
 
 def _values(limits: Limits) -> list[object]:

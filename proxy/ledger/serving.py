@@ -14,11 +14,12 @@ from typing import Any, cast
 
 from pydantic import TypeAdapter
 
-from proxy.ledger import Amount, RequestRow, Reservation, Settlement
+from proxy.ledger import Amount, Refused, RequestRow, Reservation, Settlement
 from proxy.ledger.books import Books
 from proxy.ledger.feedback import recent_outcomes, tell_feedback
 from proxy.ledger.frames import Ask, Frame, Frames, framed, told
 from proxy.ledger.scores import recent_scores
+from proxy.ledger.shortage import shortage
 from proxy.ledger.writer import Operation, extending, recording, settling
 from proxy.ledger.written import WrittenLedger
 
@@ -140,6 +141,9 @@ def _look(frame: Frame) -> Callable[[Books], object]:
         case Ask.AUTHENTICATE:
             key = _read(str, frame.body)
             return lambda books: books.credentials(key)
+        case Ask.SHORTAGE:
+            refused = _read(Refused, frame.body)
+            return lambda books: shortage(books, refused)
         case Ask.OUTCOMES:
             told_by = _read(tuple[str, str, int], frame.body)
             return lambda books: recent_outcomes(books, *told_by)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from proxy.errors import ConfigError, Problem
+from proxy.ledger.address import shown
 from proxy.ledger.database import Cursor, Database, Row, SqliteDatabase
 from proxy.ledger.schema import MIGRATIONS, migrate, version
 
@@ -26,7 +27,9 @@ def database_path(url: str) -> Path | None:
     """The file of `sqlite:///relative.db` or `sqlite:////absolute.db`; None for memory (`sqlite://`)."""
     scheme, separator, rest = url.partition("://")
     if scheme != "sqlite" or not separator or (rest and not rest.startswith("/")):
-        raise ConfigError([Problem(url, "", "is not a database: use sqlite:///FILE, sqlite:////FILE or sqlite://")])
+        raise ConfigError(
+            [Problem(shown(url), "", "is not a database: use sqlite:///FILE, sqlite:////FILE or sqlite://")]
+        )
     name = rest.removeprefix("/")
     return None if name in ("", ":memory:") else Path(name)
 

@@ -5,10 +5,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, fields, replace
 from typing import Any, Unpack
 
+from proxy.config.limits import mistakes
 from proxy.errors import NotFound, RequestInvalid
 from proxy.ledger.counters import TENANT, tenant_scope, unknown
 from proxy.ledger.database import Row
-from proxy.ledger.scopes import LimitChanges, Scopes, mistakes
+from proxy.ledger.scopes import LimitChanges, Scopes
 from proxy.types import AnswerSpec, Limits, Tenant
 
 _LIMITS = {field.name for field in fields(Limits)}
@@ -17,6 +18,7 @@ _OPTIONS = frozenset(field.name for field in fields(AnswerSpec))
 _INSERT = f"INSERT INTO tenants (created_at, {', '.join(_FIELDS)}) VALUES (?, {', '.join('?' * len(_FIELDS))})"  # noqa: S608 - our own names
 _UPDATE = f"UPDATE tenants SET {', '.join(f'{name} = ?' for name in _FIELDS)} WHERE name = ?"  # noqa: S608 - our own names
 _NAME_LENGTH = 256
+MOST_DAYS = 3650
 _OWN = frozenset({"master", "local"})
 DEFAULT_TENANT = "default"
 """The tenant of keys that are made without one; it has no limits unless it is given some."""
@@ -30,6 +32,8 @@ class TenantChanges(LimitChanges, total=False):
     scale_fraction: float | None
     shadow: bool
     metadata: str | None
+    store_samples: bool
+    store_samples_days: int
 
 
 class Tenants(Scopes):
@@ -99,6 +103,8 @@ class Tenants(Scopes):
             self._write(replace(self._editable(name), blocked=blocked))
 
     def _editable(self, name: str) -> Tenant:
+        # what another process changes meanwhile is read as it then is
+        self.rows(f"SELECT 1 FROM scopes WHERE id = ?{self._db.locking}", tenant_scope(name))  # noqa: S608 - our own words
         tenant = self.tenant(name)
         if tenant.managed:
             raise RequestInvalid(f"tenant {name!r} comes from the configuration file: edit it there", param="name")
@@ -129,6 +135,8 @@ def tenant_of(row: Row, limits: Mapping[str, Any]) -> Tenant:
         scale_fraction=row["scale_fraction"],
         shadow=bool(row["shadow"]),
         metadata=row["metadata"],
+        store_samples=bool(row["store_samples"]),
+        store_samples_days=row["store_samples_days"],
         **limits,
     )
 
@@ -143,7 +151,7 @@ def _answer(text: str) -> AnswerSpec:
 def _values(tenant: Tenant) -> list[object]:
     values = {name: getattr(tenant, name) for name in _FIELDS}
     values["answer"] = None if tenant.answer is None else json.dumps(asdict(tenant.answer))
-    values |= {name: int(values[name]) for name in ("managed", "shadow")}
+    values |= {name: int(values[name]) for name in ("managed", "shadow", "store_samples")}
     return list(values.values())
 
 
@@ -158,4 +166,6 @@ def _mistakes(tenant: Tenant) -> Iterator[tuple[str, str]]:
             yield param, f"must be 1 to {_NAME_LENGTH} printable characters"
     if tenant.scale_fraction is not None and not 0 <= tenant.scale_fraction <= 1:
         yield "scale_fraction", "must be from 0 to 1"
+    if not 1 <= tenant.store_samples_days <= MOST_DAYS:
+        yield "store_samples_days", f"must be from 1 to {MOST_DAYS}"
     yield from mistakes(tenant)

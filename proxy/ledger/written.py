@@ -7,11 +7,12 @@ from dataclasses import replace
 from typing import TypeVar, cast
 
 from proxy.errors import LedgerUnavailable
-from proxy.ledger import Amount, Credentials, RequestRow, Reservation, Settlement
+from proxy.ledger import Amount, Credentials, Refused, RequestRow, Reservation, Settlement, Shortage
 from proxy.ledger.books import Books
 from proxy.ledger.feedback import recent_outcomes, tell_feedback
 from proxy.ledger.lock import ServerLock
 from proxy.ledger.scores import recent_scores
+from proxy.ledger.shortage import shortage
 from proxy.ledger.writer import Answer, Operation, Writer, extending, recording, reserving, settling
 
 T = TypeVar("T")
@@ -51,6 +52,10 @@ class WrittenLedger:
     async def authenticate(self, key: str) -> Credentials | None:
         """What a bearer key stands for, or None when it is unknown, revoked or expired."""
         return await self.run(lambda books: books.credentials(key))
+
+    async def shortage(self, refused: Refused) -> Shortage | None:
+        """Which limit did not hold something; None where there is room for it by now."""
+        return await self.run(lambda books: shortage(books, refused))
 
     async def outcomes(self, tenant: str, model: str, limit: int) -> list[tuple[float, bool]]:
         """The confidence of each of the last `limit` judged answers, and whether it was right, latest first."""

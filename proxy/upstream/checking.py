@@ -8,7 +8,7 @@ from proxy.errors import ConfigError, Problem
 from proxy.upstream.asked import paid_apart
 from proxy.upstream.catalogue import BASE_VARIABLES, ROUTER, base_url, provider_of, rates_of, way
 from proxy.upstream.direct import PROVIDERS
-from proxy.upstream.entry import unbilled
+from proxy.upstream.entry import meant, unbilled
 from proxy.upstream.prices import PriceMap
 
 _UNUSED = "has no effect here"
@@ -28,6 +28,9 @@ def check_models(
             mistakes.append(Problem(file, f"{where}.model", f"{entry.litellm_params.model} {reason}"))
         if _homeless(entry, environ, prices):
             mistakes.append(Problem(file, f"{where}.api_base", _needs_base(entry, prices)))
+        keys = sorted(entry.litellm_params.model_extra or {})
+        wrong = {key: meant(key, prices().names) for key in keys}
+        mistakes += [Problem(file, f"{where}.{key}", reason) for key, reason in wrong.items() if reason is not None]
         notes += [Problem(file, where, reason) for reason in _unpriced(config, entry, prices)]
         keys = sorted(ROUTER & entry.litellm_params.extra.keys())
         notes += [Problem(file, f"{where}.{key}", _UNHONOURED) for key in keys]

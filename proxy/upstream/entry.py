@@ -1,8 +1,9 @@
 """Rates from prices by LiteLLM's names, as its table has them and as `litellm_params` may."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
+from difflib import get_close_matches
 
 from proxy.money import IN_COMPLETION, IN_PROMPT, Kinds, Rates, pico_usd
 
@@ -50,6 +51,20 @@ Found = dict[tuple[str, int], dict[str, int]]
 def is_price(name: str) -> bool:
     """Whether a name says what something costs, of tokens or of anything else."""
     return _LIKE.search(name) is not None
+
+
+def meant(name: str, known: Collection[str]) -> str | None:
+    """What is wrong with a key that looks like a price's and is none that calls are billed by; None: nothing.
+
+    `known` are further names that LiteLLM has for prices.
+    """
+    if billable(name) or _ASIDE.search(name) or name in known:
+        return None
+    # what is not even spelt like a price must be all but one
+    close = get_close_matches(name, [*_NAMES, *known], n=1, cutoff=0.6 if is_price(name) else 0.85)
+    if not close and not is_price(name):
+        return None
+    return "is no price that is known" + (f"; did you mean {close[0]}?" if close else "")
 
 
 def billable(name: str) -> bool:

@@ -12,7 +12,7 @@ import orjson
 
 from proxy.money import Rates
 from proxy.types import JSON
-from proxy.upstream.entry import read_rates, unbilled
+from proxy.upstream.entry import is_price, read_rates, unbilled
 
 _FILE = "model_prices_and_context_window_backup.json"
 _TEXT_MODES = frozenset({"chat", "completion", "responses"})
@@ -24,6 +24,8 @@ _GROUP = re.compile(r"-[a-z0-9_]+[-_]models$")
 # these look things up for every call, and each look-up is paid for
 _SEARCHING = re.compile(r"search-(preview|api)|-search$|deep-research")
 _NOTHING: Mapping[str, object] = MappingProxyType({})
+# LiteLLM reads these, too, and no model of its table has them
+_UNLISTED = frozenset({"cost_per_ptu_per_hour", "output_cost_per_audio_per_second"})
 _ALIASES = {"bedrock_converse": "bedrock", "cohere_chat": "cohere", "azure_text": "azure"}
 
 
@@ -99,6 +101,11 @@ class PriceMap:
             if entry.get("mode") == "chat" and _provider(entry) == provider and not re.search(r"^ft:|\*", name)
         )
         return sorted({name if name.startswith(prefix) else prefix + name for name in names})
+
+    @cached_property
+    def names(self) -> frozenset[str]:
+        """Every name that the table has for what something costs."""
+        return frozenset(name for entry in self._table.values() for name in entry if is_price(name)) | _UNLISTED
 
     @cached_property
     def _table(self) -> dict[str, JSON]:

@@ -30,7 +30,7 @@ from proxy.types import JSON
 class Operation:
     """One path. `asked` is what may be said, `told` the schema of the answer.
 
-    `own` is the field that names the key where a key may ask of itself. `report`: it reads, and that may take long.
+    `own` is the field that names the key where a key may ask of itself.
     """
 
     method: Literal["GET", "POST"]
@@ -40,7 +40,11 @@ class Operation:
     work: Callable[[Books, Any], Any]
     told: str
     own: str | None = None
-    report: bool = False
+
+    @property
+    def reads(self) -> bool:
+        """Whether it changes nothing, so that books will do which are open to be read alone."""
+        return self.method == "GET"
 
 
 OPERATIONS: Mapping[str, Operation] = {
@@ -53,7 +57,7 @@ OPERATIONS: Mapping[str, Operation] = {
         Operation("POST", "/key/delete", "Make keys worthless", KeysGone, keys.delete, "DeletedKeys"),
         Operation("POST", "/key/block", "Let a key spend nothing more", KeyNamed, keys.block, "ManagedKey"),
         Operation("POST", "/key/unblock", "Let a key spend again", KeyNamed, keys.unblock, "ManagedKey"),
-        Operation("POST", "/key/{key}/regenerate", "A new key for an old one", KeyRenewed, keys.regenerate, "NewKey"),
+        Operation("POST", "/key/{key}/regenerate", "A new secret for a key", KeyRenewed, keys.regenerate, "NewKey"),
         Operation("POST", "/team/new", "Add a team", TeamNew, teams.new, "Team"),
         Operation("GET", "/team/info", "One team and its keys", TeamNamed, teams.info, "TeamInfo"),
         Operation("GET", "/team/list", "All teams", Nothing, teams.list_teams, "TeamList"),
@@ -61,7 +65,7 @@ OPERATIONS: Mapping[str, Operation] = {
         Operation("POST", "/team/delete", "End teams and their keys", TeamsGone, teams.delete, "DeletedTeams"),
         Operation("POST", "/team/block", "Let a team spend nothing more", TeamNamed, teams.block, "Team"),
         Operation("POST", "/team/unblock", "Let a team spend again", TeamNamed, teams.unblock, "Team"),
-        Operation("GET", "/spend/logs", "What was spent", SpendAsked, spend.logs, "Spends", own="api_key", report=True),
+        Operation("GET", "/spend/logs", "What was spent", SpendAsked, spend.logs, "Spends", own="api_key"),
         Operation("GET", "/global/spend", "What was ever spent", Nothing, spend.total, "TotalSpend"),
     )
 }
@@ -69,12 +73,10 @@ OPERATIONS: Mapping[str, Operation] = {
 
 
 def administer(books: Books, path: str, asked: JSON) -> Any:  # noqa: ANN401 - the answer's JSON
-    """Do what a path is for, in one transaction; a report takes books that are open to be read alone, too.
-
-    `asked` is what the path's model has taken for good, a report's keys by their public ids.
+    """Do what a path is for, in one transaction. `asked` is what the path's model has taken for good.
 
     Raises NotFound, RequestInvalid.
     """
     operation = OPERATIONS[path]
-    with books.reading() if operation.report else books.transaction():
+    with books.reading() if operation.reads else books.transaction():
         return operation.work(books, operation.asked.model_validate(asked))

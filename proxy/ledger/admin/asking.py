@@ -115,10 +115,10 @@ class KeyAsked(Asked):
 
 
 class KeyRenewed(Asked):
-    """A key to be replaced by a new one with the same limits; its name stands in the path."""
+    """A key that is to have a new secret; its name stands in the path."""
 
     key: Name | None = None
-    grace_period: Length | None = Field(default=None, description="how long the old one stays good, as in 1h")
+    grace_period: Length | None = Field(default=None, description="how long the old secret stays good, as in 1h")
 
     @field_validator("grace_period")
     @classmethod
@@ -139,15 +139,18 @@ class KeysListed(Asked):
 
 
 class KeysGone(Asked):
-    """Keys to be deleted, by secrets, public ids, or aliases."""
+    """Keys to be deleted, by secrets, public ids, or aliases; `team_id` says whose aliases."""
 
     keys: Annotated[tuple[Name, ...], Field(max_length=_MOST_NAMED)] = ()
     key_aliases: Annotated[tuple[Name, ...], Field(max_length=_MOST_NAMED)] = ()
+    team_id: Name | None = Field(default=None, description="the team of the keys that key_aliases name")
 
     @model_validator(mode="after")
     def _some(self) -> "KeysGone":
         if not self.keys and not self.key_aliases:
             raise ValueError("keys or key_aliases must name some")
+        if self.team_id is not None and not self.key_aliases:
+            raise ValueError("team_id says whose the key_aliases are, and there are none")
         return self
 
 

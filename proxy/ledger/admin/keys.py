@@ -1,14 +1,17 @@
 """The admin API's work on keys."""
 
+from collections.abc import Sequence
 from typing import cast
 
 from proxy.config.limits import seconds
-from proxy.errors import NotFound
+from proxy.errors import NotFound, RequestInvalid
 from proxy.ledger.admin.asking import KeyAsked, KeyChange, KeyNamed, KeyNew, KeyRenewed, KeysGone, KeysListed
 from proxy.ledger.admin.telling import told_key
 from proxy.ledger.books import Books
 from proxy.ledger.counters import key_scope
+from proxy.ledger.database import Row
 from proxy.ledger.keys import NO_KEY, KeyChanges
+from proxy.ledger.listing import KeysWanted, count_keys, key_rows, key_standings
 from proxy.ledger.tenants import DEFAULT_TENANT, refuse_own
 from proxy.types import JSON, Key, Limits, Tenant
 
@@ -31,14 +34,16 @@ def info(books: Books, asked: KeyAsked) -> JSON:
 
 def list_keys(books: Books, asked: KeysListed) -> JSON:
     """A page of the keys that are not deleted, oldest first: their public ids, or all of each. Raises NotFound."""
-    found = [key for key in books.keys(asked.team_id) if _lives(books, key)]
-    found = [key for key in found if asked.key_alias in (None, key.alias)]
-    page = found[(asked.page - 1) * asked.size : asked.page * asked.size]
+    if asked.team_id is not None:
+        books.tenant(asked.team_id)
+    wanted = KeysWanted(asked.team_id, asked.key_alias, living_at=books.now())
+    page = key_rows(books, wanted, asked.size, (asked.page - 1) * asked.size)
+    number = count_keys(books, wanted)
     return {
-        "keys": [_told(books, key) if asked.return_full_object else key.id for key in page],
-        "total_count": len(found),
+        "keys": tell_all(books, page) if asked.return_full_object else [row["id"] for row in page],
+        "total_count": number,
         "current_page": asked.page,
-        "total_pages": -(-len(found) // asked.size),
+        "total_pages": -(-number // asked.size),
     }
 
 
@@ -61,13 +66,13 @@ def unblock(books: Books, asked: KeyNamed) -> JSON:
 
 
 def delete(books: Books, asked: KeysGone) -> JSON:
-    """Make keys worthless for ever; their rows stay in the ledger. All or none. Raises NotFound and RequestInvalid."""
+    """Make keys worthless for ever; their rows stay in the ledger. All or none.
+
+    An alias stands for all keys that have it, which must be of one team. Raises NotFound and RequestInvalid.
+    """
     found = [_living(books, key) for key in asked.keys]
     for alias in asked.key_aliases:
-        named = [key.id for key in books.keys() if key.alias == alias and _lives(books, key)]  # noqa: SIM118 - not a dict
-        if not named:
-            raise NotFound(f"there is no key with the alias {alias!r}", code=NO_KEY)
-        found += named
+        found += _called(books, alias, asked.team_id)
     gone = list(dict.fromkeys(found))
     with books.transaction():
         for key_id in gone:
@@ -76,10 +81,10 @@ def delete(books: Books, asked: KeysGone) -> JSON:
 
 
 def regenerate(books: Books, asked: KeyRenewed) -> JSON:
-    """A new key with the limits of the old one, which stays good for the grace. Raises NotFound and RequestInvalid."""
+    """A new secret for a key, whose old one stays good for the grace. Raises NotFound and RequestInvalid."""
     grace = 0.0 if asked.grace_period is None else seconds(asked.grace_period)
-    made = books.rotate_key(_living(books, asked.key or ""), grace)
-    return {"key": made, **tell(books, books.key_id(made))}
+    key_id = _living(books, asked.key or "")
+    return {"key": books.rotate_key(key_id, grace), **tell(books, key_id)}
 
 
 def find(books: Books, name: str) -> str:
@@ -91,11 +96,12 @@ def find(books: Books, name: str) -> str:
 
 def tell(books: Books, key_id: str) -> JSON:
     """What is told of a key. Raises NotFound."""
-    return _told(books, books.key(key_id))
+    return told_key(books.key(key_id), books.glance(key_scope(key_id)))
 
 
-def _told(books: Books, key: Key) -> JSON:
-    return told_key(key, books.glance(key_scope(key.id)))
+def tell_all(books: Books, rows: Sequence[Row]) -> list[JSON]:
+    """The same of the keys of these rows."""
+    return [told_key(key, standing) for key, standing in key_standings(books, rows)]
 
 
 def _blocked(books: Books, name: str, *, blocked: bool) -> JSON:
@@ -115,8 +121,21 @@ def _lives(books: Books, key: Key) -> bool:
     return key.revoked_at is None or books.now() < key.revoked_at
 
 
+def _called(books: Books, alias: str, team: str | None) -> list[str]:
+    rows = key_rows(books, KeysWanted(team, alias, living_at=books.now()))
+    if not rows:
+        raise NotFound(f"there is no key with the alias {alias!r}", code=NO_KEY)
+    teams = sorted({row["tenant"] for row in rows})
+    if len(teams) > 1:
+        names = ", ".join(map(repr, teams))
+        raise RequestInvalid(
+            f"keys of several teams have the alias {alias!r}: {names}. Say which with team_id.", param="key_aliases"
+        )
+    return [row["id"] for row in rows]
+
+
 def _team(books: Books, name: str | None) -> str:
     refuse_own(name, "team_id")
-    if name is None and all(tenant.name != DEFAULT_TENANT for tenant in books.tenants()):
+    if name is None and books.row("SELECT 1 FROM tenants WHERE name = ?", DEFAULT_TENANT) is None:
         books.add_tenant(Tenant(DEFAULT_TENANT))
     return name or DEFAULT_TENANT

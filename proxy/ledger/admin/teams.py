@@ -3,10 +3,11 @@
 from typing import cast
 
 from proxy.ledger.admin.asking import Nothing, TeamChange, TeamNamed, TeamNew, TeamsGone
-from proxy.ledger.admin.keys import tell as tell_key
+from proxy.ledger.admin.keys import tell_all
 from proxy.ledger.admin.telling import told_team
 from proxy.ledger.books import Books
 from proxy.ledger.counters import tenant_scope
+from proxy.ledger.listing import KeysWanted, key_rows, tenant_standings
 from proxy.ledger.tenants import TenantChanges, refuse_own
 from proxy.types import JSON, Tenant
 
@@ -22,13 +23,13 @@ def new(books: Books, asked: TeamNew) -> JSON:
 def info(books: Books, asked: TeamNamed) -> JSON:
     """What a team may do and has spent, and its keys. Raises NotFound."""
     found = tell(books, asked.team_id)
-    keys = [tell_key(books, key.id) for key in books.keys(asked.team_id)]
+    keys = tell_all(books, key_rows(books, KeysWanted(asked.team_id)))
     return {"team_id": asked.team_id, "team_info": found, "keys": keys, "team_memberships": []}
 
 
 def list_teams(books: Books, _: Nothing) -> list[JSON]:
     """All teams, by name."""
-    return [_told(books, tenant) for tenant in books.tenants()]
+    return [told_team(tenant, standing) for tenant, standing in tenant_standings(books)]
 
 
 def update(books: Books, asked: TeamChange) -> JSON:
@@ -60,8 +61,4 @@ def delete(books: Books, asked: TeamsGone) -> JSON:
 
 def tell(books: Books, name: str) -> JSON:
     """What is told of a team. Raises NotFound."""
-    return _told(books, books.tenant(name))
-
-
-def _told(books: Books, tenant: Tenant) -> JSON:
-    return told_team(tenant, books.glance(tenant_scope(tenant.name)))
+    return told_team(books.tenant(name), books.glance(tenant_scope(name)))

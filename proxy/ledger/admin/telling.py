@@ -42,6 +42,8 @@ def told_team(tenant: Tenant, standing: Standing) -> JSON:
         "answer": None if tenant.answer is None else tenant.answer.kind,
         "scale_fraction": tenant.scale_fraction,
         "shadow": tenant.shadow,
+        "store_samples": tenant.store_samples,
+        "store_samples_days": tenant.store_samples_days,
         "metadata": _read(tenant.metadata),
         "managed": tenant.managed,
     }

@@ -1,0 +1,101 @@
+"""What is written of requests: verdicts, ballots, and for a tenant that wants it what was said, until its time is up.
+
+A request's `expires_at` says until when its texts are kept; where there is none its answers are opaque names. What has
+run out is reduced to such names little by little, by whoever writes next.
+"""
+
+from collections.abc import Sequence
+from dataclasses import fields
+from math import inf
+
+from proxy.ledger import RequestRow
+from proxy.ledger.database import Row
+from proxy.ledger.opaque import Names, opaque
+from proxy.ledger.reserving import storable
+from proxy.ledger.store import Store
+
+_VERDICT = [field.name for field in fields(RequestRow) if field.name not in ("account", "ballots", "texts")]
+# a request that is written again, as by its shadow, keeps the end of what was stored of it before
+_INSERT_REQUEST = f"""INSERT INTO requests (tenant, key, id, recorded_at, expires_at, {", ".join(_VERDICT)})
+VALUES (?, ?, ?, ?, ?, {", ".join("?" * len(_VERDICT))}) ON CONFLICT (tenant, id) DO UPDATE SET
+expires_at = coalesce(excluded.expires_at, requests.expires_at),
+{", ".join(f"{name} = excluded.{name}" for name in ("key", "recorded_at", *_VERDICT))}"""  # noqa: S608 - names of our own
+_UPDATE_BALLOT = """UPDATE draws SET label = ?, score = ?, mean_logprob = ?
+WHERE request = ? AND tenant = ? AND id = ?"""
+_INSERT_TEXT = """INSERT INTO samples (tenant, request, draw, text, cut) VALUES (?, ?, ?, ?, ?)
+ON CONFLICT (tenant, request, draw) DO UPDATE SET text = excluded.text, cut = excluded.cut"""
+
+_FOUND = "SELECT tenant, id, answer, first_answer FROM requests"
+_HELD = "tenant = ? AND recorded_at < ? AND expires_at IS NOT NULL"
+_PAGE = f"SELECT id FROM requests WHERE {_HELD} AND id > ? ORDER BY id LIMIT ?"  # noqa: S608 - conditions of our own
+_LABELS = """SELECT number, label FROM draws WHERE tenant = ? AND request = ? AND label IS NOT NULL
+ORDER BY "index", number"""
+_REDUCE = """UPDATE requests SET answer = ?, first_answer = ?, question = NULL, expires_at = NULL
+WHERE tenant = ? AND id = ?"""
+
+_DAY_S = 86_400.0
+_CHUNK = 32
+"""Requests that are reduced in one transaction, in which others wait."""
+_PAUSE_S = 10.0
+"""How often whoever writes requests looks for what has run out."""
+
+
+class Recording(Store):
+    """The rows of requests, and the texts of those whose tenants store them."""
+
+    _looked = -inf
+
+    def record(self, row: RequestRow) -> None:
+        """Write a verdict, the ballots beside the draws that are settled, and the texts if there are some."""
+        row = opaque(row) if row.texts is None else row
+        account, now = row.account, self.now()
+        expires_at = None if row.texts is None else now + row.texts.days * _DAY_S
+        verdict = storable(getattr(row, name) for name in _VERDICT)
+        with self.transaction():
+            told = (account.tenant, account.key, account.request, now, expires_at)
+            self._db.execute(_INSERT_REQUEST, (*told, *verdict))
+            for ballot in row.ballots:
+                said = storable((ballot.label, ballot.score, ballot.mean_logprob))
+                self._db.execute(_UPDATE_BALLOT, (*said, account.request, account.tenant, ballot.draw))
+            if row.texts is not None:
+                texts = [storable((text.draw, text.text, text.cut)) for text in row.texts.said]
+                self.insert(_INSERT_TEXT, [(account.tenant, account.request, *text) for text in texts])
+            self._look(now)
+
+    def expire(self) -> int:
+        """Reduce requests whose time is up, the first of them; returns how many there were."""
+        # another replica may be at the same ones, and nobody needs to wait for it
+        locking = self._db.locking and f"{self._db.locking} SKIP LOCKED"
+        with self.transaction():
+            due = self.rows(f"{_FOUND} WHERE expires_at <= ? ORDER BY expires_at LIMIT ?{locking}", self.now(), _CHUNK)
+            return self._reduce(due.fetchall())
+
+    def forget(self, tenant: str, before: float | None = None) -> int:
+        """Reduce all requests of a tenant at once, or those recorded `before` (seconds since 1970).
+
+        Returns how many had texts. It takes a transaction for some at a time, unless it stands in one.
+        """
+        until = inf if before is None else before
+        count, last = 0, ""
+        while page := self.rows(_PAGE, tenant, until, last, _CHUNK).fetchall():
+            first, last = page[0]["id"], page[-1]["id"]
+            with self.transaction():
+                # somebody else may have reduced some of them meanwhile
+                sql = f"{_FOUND} WHERE {_HELD} AND id >= ? AND id <= ? ORDER BY id{self._db.locking}"
+                count += self._reduce(self.rows(sql, tenant, until, first, last).fetchall())
+        return count
+
+    def _look(self, now: float) -> None:
+        """See now and then whether something has run out; again at once where there is more."""
+        if abs(now - self._looked) >= _PAUSE_S and self.expire() < _CHUNK:
+            self._looked = now
+
+    def _reduce(self, found: Sequence[Row]) -> int:
+        for row in found:
+            names, request = Names(), (row["tenant"], row["id"])
+            labels = self.rows(_LABELS, *request).fetchall()
+            named = [(names.of(draw["label"]), draw["number"]) for draw in labels]
+            self.insert("UPDATE draws SET label = ? WHERE number = ?", named)
+            self._db.execute("DELETE FROM samples WHERE tenant = ? AND request = ?", request)
+            self._db.execute(_REDUCE, (names.of(row["answer"]), names.of(row["first_answer"]), *request))
+        return len(found)
