@@ -25,8 +25,9 @@ INSERT_HELD = """INSERT INTO reservations
 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"""
 """The statement of a reservation, whose values are those of `held_values`."""
 
+# SQLite must not look for them among all draws of the tenant
 _UPDATE_BALLOT = """UPDATE draws SET label = ?, score = ?, mean_logprob = ?
-WHERE request = ? AND tenant = ? AND id = ?"""
+WHERE request = ? AND tenant || '' = ? AND id = ?"""
 
 LOST = "lost"
 """Status of the row that charges a reservation whose end was never told."""
@@ -93,9 +94,12 @@ class Reserving(Counters):
         verdict = storable(getattr(row, name) for name in _VERDICT)
         with self.transaction():
             self._db.execute(_INSERT_REQUEST, (account.tenant, account.key, account.request, self.now(), *verdict))
-            for ballot in row.ballots:
-                said = storable((ballot.label, ballot.score, ballot.mean_logprob))
-                self._db.execute(_UPDATE_BALLOT, (*said, account.request, account.tenant, ballot.draw))
+            told = [storable((ballot.label, ballot.score, ballot.mean_logprob)) for ballot in row.ballots]
+            whose = account.request, account.tenant
+            self._db.executemany(
+                _UPDATE_BALLOT,
+                [(*said, *whose, ballot.draw) for said, ballot in zip(told, row.ballots, strict=True)],
+            )
 
     def sweep(self, tenant: str | None = None) -> int:
         """Charge every expired reservation, of one tenant or of all; returns how many there were."""
