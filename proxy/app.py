@@ -137,7 +137,7 @@ class Tally:
         self._ledger = shared.ledger if shared is not None else open_ledger(url, clock=wall_clock, prepare=self._adopt)
         # the last to close is the ledger, whatever becomes of the lanes: they may settle until then
         self._closing.push_async_callback(self._ledger.close)
-        lane = self._kept(direct or DirectLane())
+        lane = self._kept(direct or DirectLane(environ))
         self._catalogue = Catalogue(
             config,
             direct=lane,
