@@ -15,10 +15,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import structlog
-from fastapi import FastAPI
+from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 
-from proxy import __version__
 from proxy.admission import Admission
 from proxy.answers.workers import Workers
 from proxy.api.admin import AdminEndpoint
@@ -26,6 +25,7 @@ from proxy.api.chat import ChatEndpoint
 from proxy.api.completions import legacy
 from proxy.api.entry import Door
 from proxy.api.feedback import FeedbackEndpoint
+from proxy.api.front import Front, Serve
 from proxy.api.gate import Gate
 from proxy.api.health import HealthEndpoints
 from proxy.api.models import ModelsEndpoint
@@ -126,6 +126,7 @@ class Tally:
         self._closing = AsyncExitStack()
         self._ready_until = 0.0
         self._stop_by: float | None = None
+        self._often: dict[str, Serve] = {}
         self._metrics = Metrics(shared.metrics if shared is not None else None)
         self._workers = shared.workers if shared is not None else 1
         self._open_to_all = shared.open_to_all if shared is not None else False
@@ -157,20 +158,20 @@ class Tally:
         if self._stop_by is None:
             self._stop_by = time.monotonic() + self.config.general_settings.shutdown_s
 
-    def application(self) -> FastAPI:
+    def application(self) -> Starlette:
         """The ASGI application."""
-        app = FastAPI(
-            title="tally", version=__version__, openapi_url=None, redirect_slashes=False, lifespan=self._lifespan
-        )
         unserved = Unserved(_identity)
-        app.add_exception_handler(HTTPException, unserved.http_error)
-        app.add_exception_handler(Exception, unserved.fault)
+        app = Starlette(
+            exception_handlers={HTTPException: unserved.http_error, Exception: unserved.fault}, lifespan=self._lifespan
+        )
+        app.router.redirect_slashes = False
         refused = self._metrics.requests.labels("", "", "503").inc
+        app.add_middleware(Front, endpoints=self._often)
         app.add_middleware(Gate, most=self.config.general_settings.max_in_flight, new_id=_identity, refused=refused)
         return app
 
     @asynccontextmanager
-    async def _lifespan(self, app: FastAPI) -> AsyncIterator[None]:
+    async def _lifespan(self, app: Starlette) -> AsyncIterator[None]:
         scaling = self.config.scaling
         meter = Meter(self._ledger, clock=time.monotonic, slice_tokens=scaling.slice_tokens)
         engine = Engine(
@@ -196,7 +197,7 @@ class Tally:
         self.stopping()
         return max(0.0, (self._stop_by or 0.0) - time.monotonic())
 
-    def _route(self, app: FastAPI, meter: Meter, batcher: Batcher, shadows: Shadows, algebra: Workers) -> None:
+    def _route(self, app: Starlette, meter: Meter, batcher: Batcher, shadows: Shadows, algebra: Workers) -> None:
         settings = self.config.general_settings
         auth = Auth(
             self._ledger,
@@ -234,6 +235,11 @@ class Tally:
         feedback = FeedbackEndpoint(door, self._ledger.feedback)
         models = ModelsEndpoint(door, self._catalogue, created=int(wall_clock()))
         health = HealthEndpoints(self._metrics, self._probe)
+        self._often |= {
+            "/v1/chat/completions": chat.serve,
+            "/v1/completions": completions.serve,
+            "/v1/responses": responses.serve,
+        }
         for prefix in ("", "/{strategy}"):
             app.add_route(f"{prefix}/v1/chat/completions", chat.serve, methods=["POST"])
             app.add_route(f"{prefix}/v1/completions", completions.serve, methods=["POST"])

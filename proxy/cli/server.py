@@ -33,6 +33,8 @@ def settings(tally: Tally, host: str, port: int) -> uvicorn.Config:
         loop="uvloop",
         http=guarded(general.max_header_bytes, general.read_s),
         access_log=False,
+        # nobody asks where a request came from
+        proxy_headers=False,
         server_header=False,
         log_config=None,
         log_level="warning",
