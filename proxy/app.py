@@ -64,7 +64,7 @@ from proxy.scoring.judge import JudgeScorer
 from proxy.scoring.logprobs import LogprobScorer
 from proxy.scoring.reward import RewardScorer
 from proxy.scoring.universal import Universal
-from proxy.telemetry import Metrics
+from proxy.telemetry import Metrics, flush_logs
 from proxy.trial import Shadows
 from proxy.types import JSON, Plan, Strategy
 from proxy.upstream import Lane
@@ -185,6 +185,7 @@ class Tally:
         )
         shadows = Shadows(batcher.submit, patience=self._patience)
         async with self._closing, Workers(clock=time.monotonic) as algebra, batcher, shadows:
+            self._closing.callback(flush_logs)
             self._route(app, meter, batcher, shadows, algebra)
             await asyncio.to_thread(_import_ahead, self.config)
             # what stands after start-up is not garbage: collecting it again and again costs tail latency

@@ -316,3 +316,8 @@ class Plan:
     choices: int = 1
     degraded: Degraded | None = None
     shadow: "Plan | None" = None
+
+    @property
+    def unread(self) -> bool:
+        """Whether nobody asks what the one sample says: it is passed through, and no pool is made of it."""
+        return self.strategy.name == "off" and not (self.show_tally or self.store_question)

@@ -70,7 +70,7 @@ class Served(Response):
         notes: "asyncio.Queue[bytes] | None" = None,
         broke: Callable[[TallyError], bytes] = error_event,
     ) -> None:
-        super().__init__()
+        # the headers of a response are made when it is known: nothing of the base's own is used
         self._work = work
         self._streamed = streamed
         self._early = early
@@ -80,7 +80,7 @@ class Served(Response):
         self._ended = ended
         self._broke = broke
         self._at_once = notes is not None
-        self._notes = notes or asyncio.Queue()
+        self._notes = notes
         self._opened = False
         self._status = 500
         self._unsent = True
@@ -151,7 +151,7 @@ class Served(Response):
         return found
 
     async def _tell_rest(self, send: Send) -> None:
-        while not self._notes.empty():
+        while self._notes is not None and not self._notes.empty():
             await self._open(send, self._early)
             await _body(send, self._notes.get_nowait())
 
@@ -163,6 +163,9 @@ class Served(Response):
 
     async def _line(self) -> bytes:
         """What to send next while the reply is not there: a note, or a sign of life where none comes for long."""
+        if self._notes is None:
+            await asyncio.sleep(self._hold_s)
+            return PING
         try:
             async with asyncio.timeout(self._hold_s):
                 return await self._notes.get()

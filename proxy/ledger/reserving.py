@@ -4,8 +4,9 @@ Every reservation ends once: by its settlement, which charges the rows, or by a 
 nobody knows what the provider billed.
 """
 
-from collections.abc import Collection, Iterable
-from dataclasses import astuple, fields
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import fields
+from operator import attrgetter
 from typing import Any
 
 from proxy.ledger import Amount, DrawRow, RequestRow, Reservation, Settlement
@@ -28,6 +29,9 @@ VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"""
 # SQLite must not look for them among all draws of the tenant
 _UPDATE_BALLOT = """UPDATE draws SET label = ?, score = ?, mean_logprob = ?
 WHERE request = ? AND tenant || '' = ? AND id = ?"""
+
+_verdict_values = attrgetter(*_VERDICT)
+_draw_values = attrgetter(*(field.name for field in fields(DrawRow)))
 
 LOST = "lost"
 """Status of the row that charges a reservation whose end was never told."""
@@ -90,16 +94,24 @@ class Reserving(Counters):
 
     def record(self, row: RequestRow) -> None:
         """Write a verdict, and the ballots beside the draws that are settled."""
-        account = row.account
-        verdict = storable(getattr(row, name) for name in _VERDICT)
+        self.record_all((row,))
+
+    def record_all(self, rows: Sequence[RequestRow]) -> None:
+        """The same for many requests, in order."""
+        now = self.now()
+        verdicts = [
+            (row.account.tenant, row.account.key, row.account.request, now, *storable(_verdict_values(row)))
+            for row in rows
+        ]
+        ballots = [
+            (*storable((ballot.label, ballot.score, ballot.mean_logprob)), *_whose(row.account), ballot.draw)
+            for row in rows
+            for ballot in row.ballots
+        ]
         with self.transaction():
-            self._db.execute(_INSERT_REQUEST, (account.tenant, account.key, account.request, self.now(), *verdict))
-            told = [storable((ballot.label, ballot.score, ballot.mean_logprob)) for ballot in row.ballots]
-            whose = account.request, account.tenant
-            self._db.executemany(
-                _UPDATE_BALLOT,
-                [(*said, *whose, ballot.draw) for said, ballot in zip(told, row.ballots, strict=True)],
-            )
+            self._db.executemany(_INSERT_REQUEST, verdicts)
+            if ballots:
+                self._db.executemany(_UPDATE_BALLOT, ballots)
 
     def sweep(self, tenant: str | None = None) -> int:
         """Charge every expired reservation, of one tenant or of all; returns how many there were."""
@@ -156,7 +168,7 @@ class Reserving(Counters):
         for standing in standings:
             self._charge(standing, cost, Amount(held["nano"], held["tokens"], held["samples"]), moment)
         told = (account.tenant, account.key, account.request, attempt, moment)
-        self._db.executemany(INSERT_DRAW, [(*told, *storable(astuple(row))) for row in rows])
+        self._db.executemany(INSERT_DRAW, [(*told, *drawn_values(row)) for row in rows])
         return True
 
     def _lose(self, reservations: list[Row]) -> int:
@@ -206,13 +218,34 @@ def _lost(held: Row) -> DrawRow:
     )
 
 
+def drawn_values(row: DrawRow) -> tuple[Any, ...]:
+    """What is written of a draw, but for whom it is charged to."""
+    return storable(_draw_values(row))
+
+
 def storable(values: Iterable[Any]) -> tuple[Any, ...]:
     """The same values as a database takes them."""
-    return tuple(_storable(value) for value in values)
+    # nearly all are numbers, or short texts that are nothing but ASCII
+    return tuple(
+        [
+            value
+            if value is None
+            or (kind := type(value)) is int
+            or (kind is str and value.isascii() and value.isprintable())
+            else _storable(value)
+            for value in values
+        ]
+    )
+
+
+def _whose(account: Account) -> tuple[str, str]:
+    return account.request, account.tenant
 
 
 def _storable(value: object) -> object:
     if isinstance(value, bool):
         return int(value)
+    if not isinstance(value, str) or (value.isascii() and "\x00" not in value):
+        return value
     # a provider's JSON may hold half a surrogate pair, which has no place in UTF-8, or a NUL, which Postgres has not
-    return value.encode(errors="replace").decode().replace("\x00", "\ufffd") if isinstance(value, str) else value
+    return value.encode(errors="replace").decode().replace("\x00", "\ufffd")
