@@ -71,12 +71,14 @@ from proxy.upstream import Lane
 from proxy.upstream.catalogue import Catalogue
 from proxy.upstream.direct import DirectLane
 from proxy.upstream.prices import PriceMap
+from proxy.watchdog import Watchdog
 
 if TYPE_CHECKING:
     import numpy as np
 
 
 _READY_S = 1.0
+_GC = (10_000, 20, 20)
 _HEAVY = {"dynscaling": "numpy", "pets": "numpy", "optscale": "scipy.special"}
 """What the core of some strategies imports when it is first used, as memory and start-up are for those who need it."""
 
@@ -191,7 +193,14 @@ class Tally:
             # what stands after start-up is not garbage: collecting it again and again costs tail latency
             gc.collect()
             gc.freeze()
-            yield
+            # what a request leaves behind is little, and hardly ever in circles
+            gc.set_threshold(*_GC)
+            watchdog = Watchdog(self._metrics.callback)
+            watchdog.start()
+            try:
+                yield
+            finally:
+                watchdog.stop()
 
     def _patience(self) -> float:
         """Seconds that are left for what no client waits for."""

@@ -14,6 +14,7 @@ import structlog
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest, multiprocess
 
 _SECONDS = (0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
+_CALLBACK = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5)
 _SAMPLES = (1, 2, 4, 8, 16, 32, 64, 128)
 
 
@@ -64,6 +65,19 @@ class Metrics:
             "tally_requests_in_flight", "Requests being served", registry=self._registry, multiprocess_mode="livesum"
         )
 
+        self.callbacks = Histogram(
+            "tally_callback_seconds",
+            "CPU seconds of callbacks that kept the event loop waiting, from about 10 ms on",
+            buckets=_CALLBACK,
+            registry=self._registry,
+        )
+        self._longest = Gauge(
+            "tally_callback_seconds_max",
+            "The longest of them since the metrics were last asked for",
+            registry=self._registry,
+            multiprocess_mode="livemax",
+        )
+        self._most = 0.0
         self._told: dict[tuple[str, str, str, str], _Told] = {}
 
     def told(self, *, model: str, strategy: str, tenant: str, status: int) -> "_Told":
@@ -83,8 +97,21 @@ class Metrics:
             )
         return found
 
+    def callback(self, seconds: float) -> None:
+        """Count a callback of so many CPU seconds."""
+        self.callbacks.observe(seconds)
+        if seconds > self._most:
+            self._most = seconds
+            self._longest.set(seconds)
+
     def exposition(self) -> bytes:
         """All metrics in Prometheus' text format."""
+        told = self._exposition()
+        self._most = 0.0
+        self._longest.set(0.0)
+        return told
+
+    def _exposition(self) -> bytes:
         if self._shared is None:
             return generate_latest(self._registry)
         together = CollectorRegistry()

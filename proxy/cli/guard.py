@@ -15,6 +15,7 @@ from uvicorn.server import ServerState
 
 from proxy.api.presence import EXTENSION
 from proxy.api.wire import envelope
+from proxy.cli.gathering import Gathering
 from proxy.errors import RequestInvalid
 
 
@@ -46,7 +47,7 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # uvicorn's signature
         """Give the first request its time."""
-        super().connection_made(transport)
+        super().connection_made(Gathering(transport, self.loop))
         self._arm()
 
     def connection_lost(self, exc: Exception | None) -> None:

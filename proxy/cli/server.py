@@ -1,7 +1,9 @@
 """uvicorn's server, which tells when it begins to stop, and how it is set up."""
 
+import resource
 import socket
 from collections.abc import Callable
+from contextlib import suppress
 from math import ceil
 
 import uvicorn
@@ -21,6 +23,14 @@ class Server(uvicorn.Server):
         """Wait for the requests in flight, and for the application."""
         self._stopping()
         await super().shutdown(sockets)
+
+
+def raise_limits() -> None:
+    """Let this process, and those that it starts, have as many files and connections open as the system allows."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    # some systems name a most that they do not give
+    with suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def settings(tally: Tally, host: str, port: int) -> uvicorn.Config:
