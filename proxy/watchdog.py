@@ -10,6 +10,7 @@ from types import FrameType
 _EVERY_S = 0.05
 _LOOK_S = 0.005
 _STOP_S = 1.0
+_ASYNCIO = frozenset({"_run", "_run_once"})
 
 
 class Watchdog:
@@ -24,6 +25,7 @@ class Watchdog:
         self._over = threading.Event()
         self._thread: threading.Thread | None = None
         self._base: FrameType | None = None
+        self._between = 0
 
     def start(self) -> None:
         """Begin to watch the running loop."""
@@ -43,8 +45,11 @@ class Watchdog:
             self._thread.join(_STOP_S)
 
     def _begun(self) -> None:
-        # what is below every callback of the loop
-        self._base = sys._getframe().f_back
+        # what is below every callback of the loop; asyncio's own puts two frames between, the upper one for each anew
+        frame = sys._getframe().f_back
+        while frame is not None and frame.f_code.co_name in _ASYNCIO:
+            frame, self._between = frame.f_back, self._between + 1
+        self._base = frame
 
     def _watch(self, loop: asyncio.AbstractEventLoop, ident: int, clock: int) -> None:
         while not self._over.wait(_EVERY_S):
@@ -72,7 +77,9 @@ class Watchdog:
 
     def _callback(self, ident: int) -> FrameType | None:
         """The first frame of the callback that runs; while a turn is awaited no task has two."""
-        frame, above = sys._current_frames().get(ident), None
+        frame, above = sys._current_frames().get(ident), list[FrameType]()
         while frame is not None and frame is not self._base:
-            frame, above = frame.f_back, frame
-        return above
+            above.append(frame)
+            frame = frame.f_back
+        place = max(1, self._between)
+        return above[-place] if len(above) >= place else None

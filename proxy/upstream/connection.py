@@ -133,15 +133,18 @@ class Connection(asyncio.Protocol):
     def on_message_begin(self) -> None:
         """A response begins."""
         if self.ended:
-            # a second one, to no request
+            # a second one, to no request: nothing of it is looked at
             self._error = _broken()
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """One header, whole."""
-        self._raw.append((name, value))
+        if not self.ended:
+            self._raw.append((name, value))
 
     def on_headers_complete(self) -> None:
         """The response's head is whole."""
+        if self.ended:
+            return
         self.status = self._parser.get_status_code()
         if self.status < 200:
             return
@@ -156,7 +159,7 @@ class Connection(asyncio.Protocol):
     def on_body(self, body: bytes) -> None:
         """A piece of the body."""
         piece = body if self._inflate is None else self._inflate.decompress(body)
-        if not piece:
+        if not piece or self.ended:
             return
         self._parts.append(piece)
         if self._whole:
@@ -169,6 +172,8 @@ class Connection(asyncio.Protocol):
 
     def on_message_complete(self) -> None:
         """The response is whole."""
+        if self.ended:
+            return
         if not self._headed:
             # it was only told to go on
             self._raw, self.status = [], 0
@@ -212,7 +217,7 @@ class Connection(asyncio.Protocol):
             await self._waiter
         finally:
             self._waiter = None
-        if self._error is not None:
+        if self._error is not None and not self.ended:
             raise self._error
 
 
