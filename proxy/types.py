@@ -132,7 +132,8 @@ class Limits:
     @property
     def limits_money(self) -> bool:
         """Whether a limit in money holds, so that what has no price may not be bought."""
-        return any(budget.max_nano is not None for budget in self.windows)
+        # asked at every call, so that no window is made for it
+        return self.max_nano is not None or any(budget.max_nano is not None for budget in self.budgets)
 
 
 @dataclass(frozen=True, slots=True)

@@ -130,6 +130,12 @@ class Tour:
         return [stage for stage in stages if any(not each.rest for each in stage[1])] or self._resting(stages)
 
     def _next(self) -> _Stage:
+        own = self._route.groups[0]
+        if not self._tried:
+            # what nearly every call finds
+            left = self._left_of(own)
+            if any(not each.rest for each in left) and own.wait(self.need, left) <= 0:
+                return own, left
         # where none fits, whatever the model has: the call itself says what is wrong with that
         stages = self._stages() or [(self._route.groups[0], self._route.own)]
         waits = [group.wait(self.need, among) for group, among in stages]
