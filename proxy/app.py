@@ -27,6 +27,7 @@ from proxy.api.chat import ChatEndpoint
 from proxy.api.completions import legacy
 from proxy.api.entry import Door
 from proxy.api.feedback import FeedbackEndpoint
+from proxy.api.front import Front, Serve
 from proxy.api.gate import Gate
 from proxy.api.health import HealthEndpoints
 from proxy.api.models import ModelsEndpoint
@@ -65,19 +66,21 @@ from proxy.scoring.judge import JudgeScorer
 from proxy.scoring.logprobs import LogprobScorer
 from proxy.scoring.reward import RewardScorer
 from proxy.scoring.universal import Universal
-from proxy.telemetry import Metrics
+from proxy.telemetry import Metrics, flush_logs
 from proxy.trial import Shadows
 from proxy.types import JSON, Plan, Strategy, Tenant
 from proxy.upstream import Lane
 from proxy.upstream.catalogue import Catalogue
 from proxy.upstream.direct import DirectLane
 from proxy.upstream.prices import PriceMap
+from proxy.watchdog import Watchdog
 
 if TYPE_CHECKING:
     import numpy as np
 
 
 _READY_S = 1.0
+_GC = (10_000, 20, 20)
 _HEAVY = {"dynscaling": "numpy", "pets": "numpy", "optscale": "scipy.special"}
 """What the core of some strategies imports when it is first used, as memory and start-up are for those who need it."""
 
@@ -136,6 +139,7 @@ class Tally:
         self._closing = AsyncExitStack()
         self._ready_until = 0.0
         self._stop_by: float | None = None
+        self._often: dict[str, Serve] = {}
         self._metrics = Metrics(shared.metrics if shared is not None else None)
         self._states = shared.states if shared is not None else None
         self._open_to_all = shared.open_to_all if shared is not None else False
@@ -150,7 +154,7 @@ class Tally:
         self._reader = Reader(partial(read_books, url, clock=wall)) if readable(url) else None
         if self._reader is not None:
             self._closing.push_async_callback(self._reader.close)
-        lane = self._kept(direct or DirectLane())
+        lane = self._kept(direct or DirectLane(environ))
         self._catalogue = Catalogue(
             config,
             direct=lane,
@@ -172,13 +176,14 @@ class Tally:
 
     def application(self) -> FastAPI:
         """The ASGI application."""
+        unserved = Unserved(_identity)
         app = FastAPI(
             title="tally", version=__version__, openapi_url=None, redirect_slashes=False, lifespan=self._lifespan
         )
-        unserved = Unserved(_identity)
         app.add_exception_handler(HTTPException, unserved.http_error)
         app.add_exception_handler(Exception, unserved.fault)
         refused = self._metrics.requests.labels("", "", "503").inc
+        app.add_middleware(Front, endpoints=self._often)
         app.add_middleware(Gate, most=self.config.general_settings.max_in_flight, new_id=_identity, refused=refused)
         return app
 
@@ -205,12 +210,20 @@ class Tally:
             alert=self._alert,
         )
         async with self._closing, auth, Workers(clock=time.monotonic) as algebra, batcher, shadows:
+            self._closing.callback(flush_logs)
             self._route(app, auth, meter, batcher=batcher, shadows=shadows, algebra=algebra)
             await asyncio.to_thread(_import_ahead, self.config)
             # what stands after start-up is not garbage: collecting it again and again costs tail latency
             gc.collect()
             gc.freeze()
-            yield
+            # what a request leaves behind is little, and hardly ever in circles
+            gc.set_threshold(*_GC)
+            watchdog = Watchdog(self._metrics.callback)
+            watchdog.start()
+            try:
+                yield
+            finally:
+                watchdog.stop()
 
     def _patience(self) -> float:
         """Seconds that are left for what no client waits for."""
@@ -251,6 +264,11 @@ class Tally:
         feedback = FeedbackEndpoint(door, self._ledger.feedback)
         models = ModelsEndpoint(door, self._catalogue, created=int(self._wall()))
         health = HealthEndpoints(self._metrics, self._probe)
+        self._often |= {
+            "/v1/chat/completions": chat.serve,
+            "/v1/completions": completions.serve,
+            "/v1/responses": responses.serve,
+        }
         for prefix in ("", "/{strategy}"):
             app.add_route(f"{prefix}/v1/chat/completions", chat.serve, methods=["POST"])
             app.add_route(f"{prefix}/v1/completions", completions.serve, methods=["POST"])

@@ -85,7 +85,9 @@ class Wave:
         async with asyncio.TaskGroup() as tasks:
             for draw, kept in self._reused.items():
                 self._again(tasks, draw, kept)
-            self._spread(tasks, fresh)
+            if fresh:
+                # the first call needs no task of its own
+                await self._call(tasks, fresh)
 
     def end(self) -> None:
         """Tell of every draw that has no outcome yet that it was cancelled."""
@@ -165,9 +167,19 @@ class Wave:
 
     async def _attempts(self, tasks: asyncio.TaskGroup, call: "_Call") -> int:
         """A call and, after an error that may pass, another; returns how many choices the last one gave."""
+        try:
+            # most calls need no second attempt, nor what looks after one
+            return await self._attempt(tasks, call)
+        except UpstreamError as error:
+            if self._wait(error) is False:
+                raise
+            failed: UpstreamError | None = error
         got, attempts = 0, 1 + self._query.route.retries
         async for attempt in stamina.retry_context(on=self._wait, attempts=attempts, timeout=self._left()):
             with attempt:
+                if failed is not None:
+                    first, failed = failed, None
+                    raise first
                 got = await self._attempt(tasks, call)
         return got
 

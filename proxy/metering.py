@@ -3,10 +3,11 @@
 Everything that costs money goes through here: draws, relayed calls, judges, reward models, embeddings.
 """
 
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
-from contextlib import aclosing, asynccontextmanager
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
 from dataclasses import dataclass, replace
 from math import ceil
+from types import TracebackType
 from typing import NamedTuple
 
 from proxy.errors import BudgetExceeded, UpstreamError
@@ -77,8 +78,7 @@ class Meter:
         self._clock = clock
         self._slice = slice_tokens
 
-    @asynccontextmanager
-    async def call(
+    def call(
         self,
         purse: Purse,
         deployment: Deployment,
@@ -89,7 +89,7 @@ class Meter:
         deadline: float,
         taken: Taken | None = None,
         generates: bool = True,
-    ) -> AsyncIterator["MeteredCall"]:
+    ) -> "_Opening":
         """Reserve for up to `choices` choices (`granted` says for how many) and settle when the block ends.
 
         `body` is the upstream's, without `n`; `deadline` is on the monotonic clock; `taken` is the call's part of the
@@ -107,13 +107,7 @@ class Meter:
             taken=taken,
             generates=generates,
         )
-        try:
-            purse.check_price(deployment)
-            purse.check_request(deployment, body)
-            await call.reserve(choices, deadline - self._clock() + _GRACE_S)
-            yield call
-        finally:
-            call.settle()
+        return _Opening(call, choices, deadline - self._clock() + _GRACE_S)
 
     async def post(
         self, purse: Purse, route: Route, path: str, request: JSON, errand: Errand, *, deadline: float
@@ -154,6 +148,33 @@ class Meter:
             left = max(_LEAST_S, deadline - self._clock())
             raw, payload = await call.post(path, min(deployment.timeout, left))
         return Posted(raw, payload, deployment)
+
+
+class _Opening:
+    """The block of a metered call; a class, for there are very many."""
+
+    __slots__ = ("_call", "_choices", "_lifetime")
+
+    def __init__(self, call: "MeteredCall", choices: int, lifetime: float) -> None:
+        self._call = call
+        self._choices = choices
+        self._lifetime = lifetime
+
+    async def __aenter__(self) -> "MeteredCall":
+        opened = False
+        try:
+            self._call.check()
+            await self._call.reserve(self._choices, self._lifetime)
+            opened = True
+        finally:
+            if not opened:
+                self._call.settle()
+        return self._call
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._call.settle()
 
 
 class MeteredCall:
@@ -202,6 +223,11 @@ class MeteredCall:
         self._settled = False
         self._status = "ok"
         self._finish: dict[int, str | None] = {}
+
+    def check(self) -> None:
+        """Raises RequestInvalid where a limit in money meets an unknown price."""
+        self._purse.check_price(self._deployment)
+        self._purse.check_request(self._deployment, self._body)
 
     async def reserve(self, choices: int, lifetime: float) -> None:
         """Reserve the prompt and a slice of output a choice; `granted` tells for how many choices there was room.

@@ -31,6 +31,7 @@ TRIAL = "trial"
 BUDGET = "budget"
 """Why a request that could have been scaled was answered by one sample: its tenant's budget runs short."""
 
+_MOST_KNOWN = 1024
 _SINGLE_BELOW = 0.02
 _SHORT = ((0.05, 0.25), (0.1, 0.5))
 """Below which share of a budget which share of samples and rounds is drawn."""
@@ -65,6 +66,8 @@ class Planner:
         self._answer = config.scaling.answer.spec()
         self._rules = [(pattern(rule.match), rule.answer.spec()) for rule in config.scaling.answer_rules]
         self._catalogue = catalogue
+        # a strategy has two dozen parameters, and most requests have the same
+        self._known: dict[tuple[object, ...], Strategy] = {}
 
     def plan(self, request: JSON, wish: Wish, tenant: Tenant, *, left: float = 1.0, soft: bool = False) -> Plan:
         """The plan for `request` of a tenant of whose budget the share `left` is left.
@@ -158,6 +161,15 @@ class Planner:
         return next((spec for rule, spec in self._rules if rule.search(text) is not None), None)
 
     def _capped(self, name: StrategyName, wish: Wish, tenant: Tenant, choices: int) -> Strategy:
+        key = name, wish.samples, wish.max_samples, wish.verdict, tenant.max_samples, tenant.max_rounds, choices
+        found = self._known.get(key)
+        if found is None:
+            if len(self._known) >= _MOST_KNOWN:
+                self._known.clear()
+            found = self._known[key] = self._made(name, wish, tenant, choices)
+        return found
+
+    def _made(self, name: StrategyName, wish: Wish, tenant: Tenant, choices: int) -> Strategy:
         # the server's own cap is for samples that nobody asked for
         most = max(choices, min([self._default.max_samples, *_caps(wish, tenant)]))
         samples = max(choices, min(wish.samples or self._default.samples, most))

@@ -82,7 +82,7 @@ class Query:
             place=place,
             row=row,
             choice=choice,
-            answer=None if draw.step in SILENT else self.reader.read(choice),
+            answer=None if self.plan.unread or draw.step in SILENT else self.reader.read(choice),
             truncated=truncated(choice),
             score=score,
             mean_logprob=mean_logprob(choice),

@@ -1,8 +1,9 @@
 """`off`: one call passed through as it is, and still inside the budget. Streams are live."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
-from contextlib import aclosing, asynccontextmanager
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import aclosing
+from types import TracebackType
 
 import orjson
 
@@ -46,9 +47,12 @@ class Relay:
 
     async def complete(self, query: Query) -> tuple[bytes, Verdict]:
         """The upstream's reply, byte for byte unless its model goes by another name here, and the verdict on it."""
-        async with self._recorded(query):
+        try:
             raw, deployment = await self._completed(query)
             found = self._found(query)
+        except (TallyError, asyncio.CancelledError) as error:
+            self._failed(query, error)
+            raise
         renamed = _renamed(deployment, query)
         if renamed or query.plan.show_tally:
             payload = orjson.loads(raw)
@@ -72,11 +76,14 @@ class Relay:
     async def stream(self, query: Query) -> AsyncGenerator[bytes, None]:
         """The upstream's events as they come. Raises until the first one; after it an error is an event."""
         last = _Last(query)
-        async with self._recorded(query):
+        try:
             async with aclosing(self._streamed(query, last)) as events:
                 async for event in events:
                     yield event
             found = self._found(query)
+        except (TallyError, asyncio.CancelledError, GeneratorExit) as error:
+            self._failed(query, error)
+            raise
         # from here on nothing that happens to the client changes what is recorded
         for event in last.end(found):
             yield event
@@ -103,19 +110,12 @@ class Relay:
         self._ledger.record(request_row(query.plan, found, self._latency(query)))
         return found
 
-    @asynccontextmanager
-    async def _recorded(self, query: Query) -> AsyncIterator[None]:
-        """Write the request to the ledger where it fails, too."""
-        try:
-            yield
-        except TallyError as error:
-            if isinstance(error, BudgetExceeded) and sliceable(query):
-                raise  # the caller tries again, in slices
-            self._ledger.record(failed_row(query.plan, query.purse, error, self._latency(query)))
-            raise
-        except (asyncio.CancelledError, GeneratorExit):
-            self._ledger.record(failed_row(query.plan, query.purse, ClientGone(), self._latency(query)))
-            raise
+    def _failed(self, query: Query, error: BaseException) -> None:
+        """Write a request that failed to the ledger, too."""
+        if isinstance(error, BudgetExceeded) and sliceable(query):
+            return  # the caller tries again, in slices
+        told = error if isinstance(error, TallyError) else ClientGone()
+        self._ledger.record(failed_row(query.plan, query.purse, told, self._latency(query)))
 
     def _tour(self, query: Query) -> Tour:
         def fits(deployment: Deployment) -> bool:
@@ -124,9 +124,25 @@ class Relay:
         need = Need(query.request, query.request.get("n") or 1, whole=True)
         return Tour(query.route, need, fits=fits, deadline=query.deadline)
 
-    @asynccontextmanager
-    async def _call(self, query: Query, place: Place) -> AsyncIterator[MeteredCall]:
-        async with self._meter.call(
+    def _call(self, query: Query, place: Place) -> "_Whole":
+        return _Whole(self._meter, query, place)
+
+    def _left(self, query: Query, deployment: Deployment) -> float:
+        return max(0.001, min(deployment.timeout, query.deadline - self._clock()))
+
+    def _latency(self, query: Query) -> int:
+        return int((self._clock() - query.started) * 1000)
+
+
+class _Whole:
+    """The block of a metered call that has room for all of the choices asked for."""
+
+    __slots__ = ("_opening", "_query", "_wanted")
+
+    def __init__(self, meter: Meter, query: Query, place: Place) -> None:
+        self._query = query
+        self._wanted = place.choices
+        self._opening = meter.call(
             query.purse,
             place.deployment,
             _body(query, place.deployment),
@@ -134,17 +150,20 @@ class Relay:
             choices=place.choices,
             deadline=query.deadline,
             taken=place.taken,
-        ) as call:
-            if call.granted < place.choices:
-                raise BudgetExceeded("The budget does not hold this request.")
-            query.rounds = 1
-            yield call
+        )
 
-    def _left(self, query: Query, deployment: Deployment) -> float:
-        return max(0.001, min(deployment.timeout, query.deadline - self._clock()))
+    async def __aenter__(self) -> MeteredCall:
+        call = await self._opening.__aenter__()
+        if call.granted < self._wanted:
+            call.settle()
+            raise BudgetExceeded("The budget does not hold this request.")
+        self._query.rounds = 1
+        return call
 
-    def _latency(self, query: Query) -> int:
-        return int((self._clock() - query.started) * 1000)
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._opening.__aexit__(kind, error, trace)
 
 
 class _Last:

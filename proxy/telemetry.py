@@ -1,16 +1,35 @@
 """Logs and metrics: never a prompt, an answer or a key."""
 
+import asyncio
+import atexit
 import logging
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
 
+import orjson
 import stamina
 import structlog
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest, multiprocess
 
 _SECONDS = (0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
+_CALLBACK = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5)
 _SAMPLES = (1, 2, 4, 8, 16, 32, 64, 128)
+
+
+_MOST_TOLD = 10_000
+_FLUSH_S = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class _Told:
+    requests: Counter
+    samples: Histogram
+    seconds: Histogram
+    prompt: Counter
+    completion: Counter
+    cost: Counter
 
 
 class Metrics:
@@ -47,8 +66,53 @@ class Metrics:
             "tally_requests_in_flight", "Requests being served", registry=self._registry, multiprocess_mode="livesum"
         )
 
+        self.callbacks = Histogram(
+            "tally_callback_seconds",
+            "CPU seconds of callbacks that kept the event loop waiting, from about 10 ms on",
+            buckets=_CALLBACK,
+            registry=self._registry,
+        )
+        self._longest = Gauge(
+            "tally_callback_seconds_max",
+            "The longest of them since the metrics were last asked for",
+            registry=self._registry,
+            multiprocess_mode="livemax",
+        )
+        self._most = 0.0
+        self._told: dict[tuple[str, str, str, str], _Told] = {}
+
+    def told(self, *, model: str, strategy: str, tenant: str, status: int) -> "_Told":
+        """The metrics of requests of one kind, looked up once."""
+        key = model, strategy, tenant, str(status)
+        found = self._told.get(key)
+        if found is None:
+            if len(self._told) >= _MOST_TOLD:
+                self._told.clear()
+            found = self._told[key] = _Told(
+                requests=self.requests.labels(model, strategy, str(status)),
+                samples=self.samples.labels(model, strategy),
+                seconds=self.seconds.labels(model, strategy),
+                prompt=self.tokens.labels(model, "prompt"),
+                completion=self.tokens.labels(model, "completion"),
+                cost=self.cost.labels(model, tenant),
+            )
+        return found
+
+    def callback(self, seconds: float) -> None:
+        """Count a callback of so many CPU seconds."""
+        self.callbacks.observe(seconds)
+        if seconds > self._most:
+            self._most = seconds
+            self._longest.set(seconds)
+
     def exposition(self) -> bytes:
         """All metrics in Prometheus' text format."""
+        told = self._exposition()
+        self._most = 0.0
+        self._longest.set(0.0)
+        return told
+
+    def _exposition(self) -> bytes:
         if self._shared is None:
             return generate_latest(self._registry)
         together = CollectorRegistry()
@@ -65,15 +129,16 @@ def configure_logging(level: str, stream: TextIO = sys.stderr) -> None:
     # a retry's own log line would quote the provider, and providers quote prompts
     stamina.instrumentation.set_on_retry_hooks(())
     shared: list[structlog.typing.Processor] = [
-        structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
     renderers = _renderers(people=stream.isatty())
+    lines = Lines(stream)
+    atexit.register(lines.flush)
     structlog.configure(
         processors=[*shared, *renderers],
         wrapper_class=structlog.make_filtering_bound_logger(number),
-        logger_factory=structlog.PrintLoggerFactory(stream),
+        logger_factory=lambda *_: lines,
         cache_logger_on_first_use=True,
     )
     handler = logging.StreamHandler(stream)
@@ -92,4 +157,50 @@ def _renderers(*, people: bool) -> list[structlog.typing.Processor]:
     # plain tracebacks: pretty ones show variables, and with them prompts
     if people:
         return [structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)]
-    return [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
+    return [structlog.processors.format_exc_info, structlog.processors.JSONRenderer(_json)]
+
+
+def _json(line: object, **_: object) -> str:
+    # what is no JSON is told as text, as by the standard library's encoder with default=repr
+    return orjson.dumps(line, default=repr, option=orjson.OPT_NON_STR_KEYS).decode()
+
+
+def flush_logs() -> None:
+    """Write the lines that wait."""
+    lines = structlog.get_config()["logger_factory"]()
+    if isinstance(lines, Lines):
+        lines.flush()
+
+
+class Lines:
+    """Where log lines go: warnings and worse at once, others, in an event loop, together after a tenth of a second."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._held: list[str] = []
+
+    def warning(self, line: str) -> None:
+        """Write a line, and those that wait."""
+        self._held.append(line)
+        self.flush()
+
+    error = critical = fatal = exception = warn = warning
+
+    def info(self, line: str) -> None:
+        """Write a line soon."""
+        self._held.append(line)
+        if len(self._held) > 1:
+            return
+        try:
+            asyncio.get_running_loop().call_later(_FLUSH_S, self.flush)
+        except RuntimeError:
+            self.flush()
+
+    debug = msg = log = info
+
+    def flush(self) -> None:
+        """Write what waits."""
+        held, self._held = self._held, []
+        if held:
+            self._stream.write("\n".join([*held, ""]))
+            self._stream.flush()

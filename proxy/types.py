@@ -132,7 +132,8 @@ class Limits:
     @property
     def limits_money(self) -> bool:
         """Whether a limit in money holds, so that what has no price may not be bought."""
-        return any(budget.max_nano is not None for budget in self.windows)
+        # asked at every call, so that no window is made for it
+        return self.max_nano is not None or any(budget.max_nano is not None for budget in self.budgets)
 
 
 @dataclass(frozen=True, slots=True)
@@ -320,3 +321,8 @@ class Plan:
     choices: int = 1
     degraded: Degraded | None = None
     shadow: "Plan | None" = None
+
+    @property
+    def unread(self) -> bool:
+        """Whether nobody asks what the one sample says: it is passed through, and no pool is made of it."""
+        return self.strategy.name == "off" and not (self.show_tally or self.tenant.store_samples)

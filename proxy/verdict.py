@@ -142,6 +142,8 @@ def verdict(query: Query, reason: str | None) -> Verdict:
     samples = query.in_order()
     if not samples:
         raise failure(query.errors, reason)
+    if query.plan.unread and query.picked is None:
+        return _passed(query, reason, samples)
     labels = _labels(samples)
     if isinstance(query.scorer, AgreementScorer):
         samples = [replace(sample, score=score) for sample, score in zip(samples, agreement(labels), strict=True)]
@@ -185,6 +187,30 @@ def verdict(query: Query, reason: str | None) -> Verdict:
         others=tuple(samples[place].choice for place in winners[1:]),
         winners=winners,
         degraded=_degraded(query, told, len(samples)),
+    )
+
+
+def _passed(query: Query, reason: str | None, samples: Sequence[Drawn]) -> Verdict:
+    """The verdict on samples that nobody reads: the first complete one, if there is one, speaks for them."""
+    plan = query.plan
+    place = next((place for place, sample in enumerate(samples) if not sample.truncated), 0)
+    return Verdict(
+        strategy=plan.strategy.name,
+        choice=samples[place].choice,
+        winner=place,
+        samples=len(samples),
+        abstained=0,
+        rounds=query.rounds,
+        votes=(),
+        confidence=None,
+        first_answer=None,
+        reason=reason or (BUDGET if query.cut else plan.reason),
+        purse=query.purse,
+        head=query.head,
+        ballots=(),
+        reused=sum(sample.place in query.reused for sample in samples),
+        low_confidence=_low(plan, None),
+        degraded=plan.degraded,
     )
 
 

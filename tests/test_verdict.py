@@ -27,14 +27,16 @@ from proxy.upstream.routing import Route
 from proxy.verdict import failed_row, failure, request_row, verdict
 
 
-def query(*said: str, strategy: StrategyName = "self_consistency", finish: str = "stop") -> Query:
+def query(
+    *said: str, strategy: StrategyName = "self_consistency", finish: str = "stop", show_tally: bool = False
+) -> Query:
     """A query with finished samples in draw order; those that end in "…" were cut."""
     tenant = Tenant("acme")
     purse = Purse(tenant, Account("acme", None, "r1"))
     deployment = Deployment("small", Endpoint("openai", "small", None, None, {}), DirectLane())
     route = Route("small", [Group((deployment,))], clock=lambda: 0.0)
     request = {"messages": [{"role": "user", "content": "What is 6 x 7?"}]}
-    made = Query(1, Plan(tenant, "small", Strategy(strategy)), request, route, purse, 0.0, 1.0)
+    made = Query(1, Plan(tenant, "small", Strategy(strategy), show_tally=show_tally), request, route, purse, 0.0, 1.0)
     for place, text in enumerate(said):
         cut = "length" if text.endswith("…") else finish
         message = {"role": "assistant", "content": text.removesuffix("…")}
@@ -70,8 +72,14 @@ def test_truncated_samples_vote_among_themselves() -> None:
 
 
 def test_without_a_vote_there_is_no_confidence() -> None:
-    found = verdict(query("Answer: 42", strategy="off"), None)
+    found = verdict(query("Answer: 42", strategy="off", show_tally=True), None)
     assert (found.confidence, found.answer) == (None, "42")
+
+
+def test_what_is_passed_through_is_not_read_where_nobody_asks_what_it_says() -> None:
+    found = verdict(query("Answer: 41…", "Answer: 42", strategy="off"), None)
+    assert (found.answer, found.first_answer, found.votes, found.ballots) == (None, None, (), ())
+    assert (found.choice.message["content"], found.samples, found.abstained) == ("Answer: 42", 2, 0)
 
 
 def test_every_sample_has_a_ballot_in_the_ledger_labels_as_first_said() -> None:

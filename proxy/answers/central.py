@@ -12,8 +12,6 @@ import re
 from collections.abc import Sequence
 from math import fsum, hypot, isfinite
 
-from rapidfuzz.distance import Indel
-
 from proxy.answers.messages import refused, sounds_refusing, truncated, visible_text
 from proxy.answers.structured import has_tool_calls
 from proxy.types import AnswerSpec, Choice
@@ -59,6 +57,9 @@ def central(texts: Sequence[str]) -> list[float]:
 
     Case does not count. Of a text its first and last 2,000 characters are looked at, and 256 words of each.
     """
+    # few servers choose between texts: the others need not load it
+    from rapidfuzz.distance import Indel
+
     numbers: dict[str, int] = {}
     coded = ["".join(chr(numbers.setdefault(word, len(numbers))) for word in _words(text)) for text in texts]
     alike: list[list[float]] = [[] for _ in texts]

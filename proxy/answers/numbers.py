@@ -40,7 +40,15 @@ def number(text: str) -> NumberLabel | None:
     return "percent" if match["percent"] else "number", str(value)
 
 
-def _value(match: re.Match[str]) -> Fraction | None:
+def _value(match: re.Match[str]) -> Fraction | int | None:
+    if (
+        match["top"] is not None
+        and match["top"].isdigit()
+        and match.end("top") == match.end()
+        and match["whole"] is None
+    ):
+        # no fraction of anything
+        return int(match["top"])
     if match["power"] is not None:
         return _power_of_ten(match["power"])
     top, bottom = _decimal(match["top"]), _decimal(match["bottom"] or "1")

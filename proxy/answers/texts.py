@@ -46,9 +46,16 @@ class Texts:
     def __init__(self, spec: AnswerSpec, request: JSON) -> None:
         self._spec = spec
         self._request = request
+        self._known: dict[str, Answer | None] = {}
 
     def read(self, text: str) -> Answer | None:
         """The answer in a reply's visible text, or None, which abstains. Never raises."""
+        if text not in self._known:
+            # short replies to one request are often the same
+            self._known[text] = self._read(text)
+        return self._known[text]
+
+    def _read(self, text: str) -> Answer | None:
         if self._spec.kind == "regex":
             return self._matched(text)
         if self._spec.kind == "code":

@@ -19,15 +19,15 @@ def count(
     samples: int | None,
 ) -> None:
     """Count one request, whatever became of it. `model` is the client's name of it; `samples` None: it draws none."""
-    labels = (model, strategy)
+    told = metrics.told(model=model, strategy=strategy, tenant=purse.tenant.name, status=status)
     metrics.in_flight.dec()
-    metrics.requests.labels(*labels, str(status)).inc()
-    metrics.seconds.labels(*labels).observe(seconds)
+    told.requests.inc()
+    told.seconds.observe(seconds)
     if samples is not None:
-        metrics.samples.labels(*labels).observe(samples)
-    metrics.tokens.labels(model, "prompt").inc(purse.paid.prompt)
-    metrics.tokens.labels(model, "completion").inc(purse.paid.completion)
-    metrics.cost.labels(model, purse.tenant.name).inc(purse.spent / 1e9)
+        told.samples.observe(samples)
+    told.prompt.inc(purse.paid.prompt)
+    told.completion.inc(purse.paid.completion)
+    told.cost.inc(purse.spent / 1e9)
     log.info(
         "request",
         request=purse.account.request,

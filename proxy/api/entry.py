@@ -1,12 +1,13 @@
 """How every endpoint begins: who asks, whether it may come in just now, and what it sends."""
 
-import asyncio
 from collections.abc import Callable, Mapping
 from math import inf
 
 from starlette.requests import ClientDisconnect, Request
+from starlette.types import Receive
 
 from proxy.admission import Admission, Entry
+from proxy.api.patience import Patience
 from proxy.api.wire import known_strategy, parse_body
 from proxy.auth import Auth, Caller
 from proxy.config import GeneralSettings
@@ -57,8 +58,8 @@ class Door:
         declared = request.headers.get("content-length", "0")
         if not (declared.isdigit() and int(declared) > limit):
             try:
-                async with asyncio.timeout(seconds):
-                    raw = await _read(request, limit)
+                with Patience(seconds):
+                    raw = await _read(request.receive, limit)
             except ClientDisconnect:
                 raise ClientGone from None
             except TimeoutError:
@@ -84,11 +85,17 @@ def _number(text: str | None) -> float:
     return number if 0 <= number < inf else 0.0
 
 
-async def _read(request: Request, limit: int) -> bytes | None:
-    parts, size = [], 0
-    async for part in request.stream():
-        parts.append(part)
+async def _read(receive: Receive, limit: int) -> bytes | None:
+    parts: list[bytes] = []
+    size = 0
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnect
+        part = message.get("body", b"")
         size += len(part)
         if size > limit:
             return None
-    return b"".join(parts)
+        if not message.get("more_body"):
+            return b"".join([*parts, part]) if parts else part
+        parts.append(part)

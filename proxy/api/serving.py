@@ -1,14 +1,17 @@
 """Sends a reply to a client while watching whether the client is still there."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
+from functools import partial
 
 from starlette.responses import Response
-from starlette.types import Message, Receive, Scope, Send
+from starlette.types import Receive, Scope, Send
 
+from proxy.api.presence import while_there
 from proxy.api.render import PING, event
+from proxy.api.sending import Sending
 from proxy.api.wire import envelope, error_response, scrubbed, shown_status
 from proxy.errors import ClientGone, TallyError
 
@@ -67,7 +70,7 @@ class Served(Response):
         notes: "asyncio.Queue[bytes] | None" = None,
         broke: Callable[[TallyError], bytes] = error_event,
     ) -> None:
-        super().__init__()
+        # the headers of a response are made when it is known: nothing of the base's own is used
         self._work = work
         self._streamed = streamed
         self._early = early
@@ -77,36 +80,35 @@ class Served(Response):
         self._ended = ended
         self._broke = broke
         self._at_once = notes is not None
-        self._notes = notes or asyncio.Queue()
+        self._notes = notes
         self._opened = False
         self._status = 500
+        self._unsent = True
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve the reply until it is sent or the client is gone."""
+        sending = Sending(send, self._write_s)
         try:
-            async with asyncio.TaskGroup() as tasks:
-                served = tasks.create_task(self._serve(scope, receive, _bounded(send, self._write_s)))
-                gone = tasks.create_task(_disconnected(receive))
-                await asyncio.wait({served, gone}, return_when=asyncio.FIRST_COMPLETED)
-                if not served.done():
-                    self._status = ClientGone.status
-                served.cancel()
-                gone.cancel()
+            stayed = await while_there(scope, receive, partial(self._serve, sending))
+            if not stayed and self._unsent:
+                self._status = ClientGone.status
         finally:
+            sending.close()
             self._ended(self._status)
 
-    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _serve(self, send: Send) -> None:
         try:
-            await self._answer(scope, receive, send)
+            await self._answer(send)
+            self._unsent = False
         except ClientGone as gone:
-            self._status = gone.status
+            self._status, self._unsent = gone.status, False
 
-    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _answer(self, send: Send) -> None:
         try:
             reply = await self._reply(send)
             self._status = 200
             if reply.events is None:
-                await Response(reply.body, 200, dict(reply.headers), "application/json")(scope, receive, send)
+                await _whole(send, reply)
             else:
                 async with aclosing(reply):
                     await self._stream(reply.events, reply.headers, send)
@@ -118,7 +120,8 @@ class Served(Response):
             if self._opened:
                 await _body(send, self._broke(shown), more=False)
             else:
-                await error_response(error, self._early, self._budget_status)(scope, receive, send)
+                response = error_response(error, self._early, self._budget_status)
+                await _sent(send, response.status_code, response.raw_headers, bytes(response.body))
 
     async def _reply(self, send: Send) -> Reply:
         if not self._streamed:
@@ -127,13 +130,13 @@ class Served(Response):
         found: Reply | TallyError | None = None
         try:
             async with asyncio.TaskGroup() as tasks:
-                waiting = tasks.create_task(self._keep_alive(send))
+                alive = _Later(tasks, 0.0 if self._at_once else self._hold_s, partial(self._keep_alive, send))
                 try:
                     found = await self._work()
                 except TallyError as error:
                     found = error
                 finally:
-                    waiting.cancel()
+                    alive.cancel()
             await self._tell_rest(send)
         except (asyncio.CancelledError, ClientGone, ExceptionGroup) as error:
             # the client went just when its reply had come
@@ -148,13 +151,11 @@ class Served(Response):
         return found
 
     async def _tell_rest(self, send: Send) -> None:
-        while not self._notes.empty():
+        while self._notes is not None and not self._notes.empty():
             await self._open(send, self._early)
             await _body(send, self._notes.get_nowait())
 
     async def _keep_alive(self, send: Send) -> None:
-        if not self._at_once:
-            await asyncio.sleep(self._hold_s)
         await self._open(send, self._early)
         await _body(send, PING)
         while True:
@@ -162,6 +163,9 @@ class Served(Response):
 
     async def _line(self) -> bytes:
         """What to send next while the reply is not there: a note, or a sign of life where none comes for long."""
+        if self._notes is None:
+            await asyncio.sleep(self._hold_s)
+            return PING
         try:
             async with asyncio.timeout(self._hold_s):
                 return await self._notes.get()
@@ -185,19 +189,37 @@ async def _body(send: Send, data: bytes, *, more: bool = True) -> None:
     await send({"type": "http.response.body", "body": data, "more_body": more})
 
 
-def _bounded(send: Send, seconds: float) -> Send:
-    """The same, for a client that reads; one that takes nothing for so long holds its place from others."""
-
-    async def sent(message: Message) -> None:
-        try:
-            async with asyncio.timeout(seconds):
-                await send(message)
-        except TimeoutError:
-            raise ClientGone from None
-
-    return sent
+async def _whole(send: Send, reply: Reply) -> None:
+    length = b"%d" % len(reply.body)
+    headers = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in reply.headers.items()]
+    headers += [(b"content-length", length), (b"content-type", b"application/json")]
+    await _sent(send, 200, headers, reply.body)
 
 
-async def _disconnected(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
+async def _sent(send: Send, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> None:
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
+
+class _Later:
+    """A task that begins after `seconds`, unless it is cancelled before."""
+
+    def __init__(
+        self, tasks: asyncio.TaskGroup, seconds: float, work: Callable[[], Coroutine[None, None, None]]
+    ) -> None:
+        self._tasks = tasks
+        self._work = work
+        self._task: asyncio.Task[None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        if seconds:
+            self._timer = asyncio.get_running_loop().call_later(seconds, self._begin)
+        else:
+            self._begin()
+
+    def cancel(self) -> None:
+        for each in (self._timer, self._task):
+            if each is not None:
+                each.cancel()
+
+    def _begin(self) -> None:
+        self._task = self._tasks.create_task(self._work())

@@ -5,6 +5,7 @@ are read. What a body may take is the application's own to say.
 """
 
 import asyncio
+from collections.abc import Callable
 from typing import Any
 
 import orjson
@@ -12,7 +13,9 @@ from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from uvicorn.server import ServerState
 
+from proxy.api.presence import EXTENSION
 from proxy.api.wire import envelope
+from proxy.cli.gathering import Gathering
 from proxy.errors import RequestInvalid
 
 
@@ -35,6 +38,8 @@ class GuardedProtocol(HttpToolsProtocol):
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
         self._timer: asyncio.TimerHandle | None = None
+        self._watching: set[Callable[[], None]] = set()
+        self._lost = False
         self._reading = False
         self._refused = False
         self._parsed = 0
@@ -42,13 +47,26 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # uvicorn's signature
         """Give the first request its time."""
-        super().connection_made(transport)
+        super().connection_made(Gathering(transport, self.loop))
         self._arm()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Forget the time."""
+        """Forget the time, and tell those who watch."""
         self._disarm()
+        self._lost = True
         super().connection_lost(exc)
+        for lost in list(self._watching):
+            lost()
+
+    def watch(self, lost: Callable[[], None]) -> None:
+        """Have `lost` called when the client goes, soon where it has gone already."""
+        self._watching.add(lost)
+        if self._lost:
+            self.loop.call_soon(self._tell, lost)
+
+    def unwatch(self, lost: Callable[[], None]) -> None:
+        """Call it no more."""
+        self._watching.discard(lost)
 
     def data_received(self, data: bytes) -> None:
         """Read on, unless the connection was refused."""
@@ -88,6 +106,7 @@ class GuardedProtocol(HttpToolsProtocol):
         self._reading = False
         self._disarm()
         if not self._refused:
+            self.scope["extensions"] = {EXTENSION: self}  # type: ignore[dict-item]  # the key is tally's own
             super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
@@ -104,6 +123,10 @@ class GuardedProtocol(HttpToolsProtocol):
     def _answering(self) -> bool:
         cycle = self.cycle
         return cycle is not None and not cycle.response_complete  # type: ignore[redundant-expr]  # it begins with None
+
+    def _tell(self, lost: Callable[[], None]) -> None:
+        if lost in self._watching:
+            lost()
 
     def _arm(self) -> None:
         self._timer = self.loop.call_later(self.seconds, self._late)

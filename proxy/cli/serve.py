@@ -44,13 +44,14 @@ def _serve(config_path: Path | None, host: str, port: int, workers: int, folder:
     import structlog
 
     from proxy.app import Tally
-    from proxy.cli.server import Server, settings
+    from proxy.cli.server import Server, raise_limits, settings
     from proxy.cli.workers import Crew
     from proxy.config import load_config
     from proxy.telemetry import configure_logging
     from proxy.upstream.checking import check_models
     from proxy.upstream.prices import PriceMap
 
+    raise_limits()
     config = load_config(config_path)
     configure_logging(config.general_settings.log_level)
     source = str(config_path or "serve")

@@ -1,7 +1,9 @@
 """uvicorn's server, which tells when it begins to stop, and how it is set up."""
 
+import resource
 import socket
 from collections.abc import Callable
+from contextlib import suppress
 from math import ceil
 
 import uvicorn
@@ -23,6 +25,14 @@ class Server(uvicorn.Server):
         await super().shutdown(sockets)
 
 
+def raise_limits() -> None:
+    """Let this process, and those that it starts, have as many files and connections open as the system allows."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    # some systems name a most that they do not give
+    with suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
 def settings(tally: Tally, host: str, port: int) -> uvicorn.Config:
     """How uvicorn serves it."""
     general = tally.config.general_settings
@@ -33,6 +43,8 @@ def settings(tally: Tally, host: str, port: int) -> uvicorn.Config:
         loop="uvloop",
         http=guarded(general.max_header_bytes, general.read_s),
         access_log=False,
+        # nobody asks where a request came from
+        proxy_headers=False,
         server_header=False,
         log_config=None,
         log_level="warning",

@@ -7,6 +7,8 @@ run out is reduced to such names little by little, by whoever writes next.
 from collections.abc import Sequence
 from dataclasses import fields
 from math import inf
+from operator import attrgetter
+from typing import Any
 
 from proxy.ledger import RequestRow
 from proxy.ledger.database import Row
@@ -20,18 +22,21 @@ _INSERT_REQUEST = f"""INSERT INTO requests (tenant, key, id, recorded_at, expire
 VALUES (?, ?, ?, ?, ?, {", ".join("?" * len(_VERDICT))}) ON CONFLICT (tenant, id) DO UPDATE SET
 expires_at = coalesce(excluded.expires_at, requests.expires_at),
 {", ".join(f"{name} = excluded.{name}" for name in ("key", "recorded_at", *_VERDICT))}"""  # noqa: S608 - names of our own
+# SQLite must not look for them among all draws of the tenant
 _UPDATE_BALLOT = """UPDATE draws SET label = ?, score = ?, mean_logprob = ?
-WHERE request = ? AND tenant = ? AND id = ?"""
+WHERE request = ? AND tenant || '' = ? AND id = ?"""
 _INSERT_TEXT = """INSERT INTO samples (tenant, request, draw, text, cut) VALUES (?, ?, ?, ?, ?)
 ON CONFLICT (tenant, request, draw) DO UPDATE SET text = excluded.text, cut = excluded.cut"""
 
 _FOUND = "SELECT tenant, id, answer, first_answer FROM requests"
 _HELD = "tenant = ? AND recorded_at < ? AND expires_at IS NOT NULL"
 _PAGE = f"SELECT id FROM requests WHERE {_HELD} AND id > ? ORDER BY id LIMIT ?"  # noqa: S608 - conditions of our own
-_LABELS = """SELECT number, label FROM draws WHERE tenant = ? AND request = ? AND label IS NOT NULL
+_LABELS = """SELECT number, label FROM draws WHERE tenant || '' = ? AND request = ? AND label IS NOT NULL
 ORDER BY "index", number"""
 _REDUCE = """UPDATE requests SET answer = ?, first_answer = ?, question = NULL, expires_at = NULL
 WHERE tenant = ? AND id = ?"""
+
+_verdict_values = attrgetter(*_VERDICT)
 
 _DAY_S = 86_400.0
 _CHUNK = 32
@@ -47,19 +52,34 @@ class Recording(Store):
 
     def record(self, row: RequestRow) -> None:
         """Write a verdict, the ballots beside the draws that are settled, and the texts if there are some."""
-        row = opaque(row) if row.texts is None else row
-        account, now = row.account, self.now()
-        expires_at = None if row.texts is None else now + row.texts.days * _DAY_S
-        verdict = storable(getattr(row, name) for name in _VERDICT)
+        self.record_all((row,))
+
+    def record_all(self, rows: Sequence[RequestRow]) -> None:
+        """The same for many requests, in order."""
+        now = self.now()
+        rows = [opaque(row) if row.texts is None else row for row in rows]
+        ballots = [
+            (
+                *storable((ballot.label, ballot.score, ballot.mean_logprob)),
+                row.account.request,
+                row.account.tenant,
+                ballot.draw,
+            )
+            for row in rows
+            for ballot in row.ballots
+        ]
+        texts = [
+            (row.account.tenant, row.account.request, *storable((text.draw, text.text, text.cut)))
+            for row in rows
+            if row.texts is not None
+            for text in row.texts.said
+        ]
         with self.transaction():
-            told = (account.tenant, account.key, account.request, now, expires_at)
-            self._db.execute(_INSERT_REQUEST, (*told, *verdict))
-            for ballot in row.ballots:
-                said = storable((ballot.label, ballot.score, ballot.mean_logprob))
-                self._db.execute(_UPDATE_BALLOT, (*said, account.request, account.tenant, ballot.draw))
-            if row.texts is not None:
-                texts = [storable((text.draw, text.text, text.cut)) for text in row.texts.said]
-                self.insert(_INSERT_TEXT, [(account.tenant, account.request, *text) for text in texts])
+            self.insert(_INSERT_REQUEST, [_request_values(row, now) for row in rows])
+            if ballots:
+                self.insert(_UPDATE_BALLOT, ballots)
+            if texts:
+                self.insert(_INSERT_TEXT, texts)
             self._look(now)
 
     def expire(self) -> int:
@@ -99,3 +119,9 @@ class Recording(Store):
             self._db.execute("DELETE FROM samples WHERE tenant = ? AND request = ?", request)
             self._db.execute(_REDUCE, (names.of(row["answer"]), names.of(row["first_answer"]), *request))
         return len(found)
+
+
+def _request_values(row: RequestRow, now: float) -> tuple[Any, ...]:
+    account = row.account
+    expires_at = None if row.texts is None else now + row.texts.days * _DAY_S
+    return (account.tenant, account.key, account.request, now, expires_at, *storable(_verdict_values(row)))

@@ -5,7 +5,8 @@ nobody knows what the provider billed.
 """
 
 from collections.abc import Collection, Iterable
-from dataclasses import astuple, fields
+from dataclasses import fields
+from operator import attrgetter
 from typing import Any
 
 from proxy.ledger import Amount, DrawRow, Reservation, Settlement
@@ -25,6 +26,8 @@ VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"""
 _EXPIRED = "SELECT * FROM reservations WHERE expires_at <= ?"
 PART = 500
 """How many reservations are swept at once while others wait for the books."""
+
+_draw_values = attrgetter(*(field.name for field in fields(DrawRow)))
 
 LOST = "lost"
 """Status of the row that charges a reservation whose end was never told."""
@@ -140,7 +143,7 @@ class Reserving(Counters):
         for standing in standings:
             self._charge(standing, cost, Amount(held["nano"], held["tokens"], held["samples"]), moment)
         told = (account.tenant, account.key, account.request, attempt, moment)
-        self._db.executemany(INSERT_DRAW, [(*told, *storable(astuple(row))) for row in rows])
+        self._db.executemany(INSERT_DRAW, [(*told, *drawn_values(row)) for row in rows])
         return True
 
     def _lose(self, reservations: list[Row]) -> int:
@@ -190,13 +193,30 @@ def _lost(held: Row) -> DrawRow:
     )
 
 
+def drawn_values(row: DrawRow) -> tuple[Any, ...]:
+    """What is written of a draw, but for whom it is charged to."""
+    return storable(_draw_values(row))
+
+
 def storable(values: Iterable[Any]) -> tuple[Any, ...]:
     """The same values as a database takes them."""
-    return tuple(_storable(value) for value in values)
+    # nearly all are numbers, or short texts that are nothing but ASCII
+    return tuple(
+        [
+            value
+            if value is None
+            or (kind := type(value)) is int
+            or (kind is str and value.isascii() and value.isprintable())
+            else _storable(value)
+            for value in values
+        ]
+    )
 
 
 def _storable(value: object) -> object:
     if isinstance(value, bool):
         return int(value)
+    if not isinstance(value, str) or (value.isascii() and "\x00" not in value):
+        return value
     # a provider's JSON may hold half a surrogate pair, which has no place in UTF-8, or a NUL, which Postgres has not
-    return value.encode(errors="replace").decode().replace("\x00", "\ufffd") if isinstance(value, str) else value
+    return value.encode(errors="replace").decode().replace("\x00", "\ufffd")

@@ -2,13 +2,12 @@
 
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import astuple
 
 from proxy.errors import NotFound
 from proxy.ledger import Amount, Hot, Reservation, Settlement
 from proxy.ledger.counters import Standing, affordable, scopes
 from proxy.ledger.database import Row
-from proxy.ledger.reserving import INSERT_DRAW, INSERT_HELD, Reserving, account_of, held_values, storable
+from proxy.ledger.reserving import INSERT_DRAW, INSERT_HELD, Reserving, account_of, drawn_values, held_values
 from proxy.ledger.store import MAX_INTEGER
 from proxy.types import Account
 
@@ -72,7 +71,7 @@ class Together(Reserving):
             for scope in scopes(account):
                 tally[scope].settle(cost, Amount(row["nano"], row["tokens"], row["samples"]))
             told = (account.tenant, account.key, account.request, settlement.attempt, now)
-            drawn += [(*told, *storable(astuple(each))) for each in settlement.rows]
+            drawn += [(*told, *drawn_values(each)) for each in settlement.rows]
         self._db.executemany("DELETE FROM reservations WHERE attempt = ?", [(name,) for name in held])
         self._db.executemany(INSERT_DRAW, drawn)
 

@@ -31,13 +31,13 @@ Answer = Callable[[object, Exception | None], None]
 """Hears the result of an operation, or the error; called in the writer's thread."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class Operation:
     """Work on the books. A `kept` one is tried until it is committed; others are refused while the store fails.
 
     `run` may be called again, after a transaction that came to nothing. `tenant` is whose counters it changes.
     `extends` is the attempt whose reservation it adds to. `hot` is what `run` does, where the books may do it
-    together with others of its kind, and `owner` whose it is.
+    together with others of its kind, and `owner` whose it is; `row` is the verdict that it writes, in the same way.
     """
 
     run: Callable[[Books], object]
@@ -47,6 +47,7 @@ class Operation:
     hot: Hot | None = None
     owner: str | None = None
     extends: str | None = None
+    row: RequestRow | None = None
 
 
 def reserving(reservation: Reservation) -> Operation:
@@ -68,7 +69,7 @@ def settling(settlement: Settlement) -> Operation:
 
 def recording(row: RequestRow) -> Operation:
     """The work of a verdict."""
-    return Operation(lambda books: books.record(row), kept=True)
+    return Operation(lambda books: books.record(row), kept=True, row=row)
 
 
 class _OneFailed(Exception):
@@ -158,12 +159,19 @@ class Writer:
             )
             told = self._together(hot) if 1 < len(hot) < len(group) else None
             done = iter(told or ())
-            return [
+            # verdicts come after the draws that they are about
+            rows = [] if steps else [operation.row for operation in group if operation.row is not None]
+            found = [
                 (next(done), None)
                 if told is not None and operation.hot is not None
+                else (None, None)
+                if rows and operation.row is not None
                 else self._run(operation, step=steps)
                 for operation in group
             ]
+            if rows:
+                self._run(Operation(lambda books: books.record_all(rows)), step=False)
+            return found
 
     def _together(self, hot: Sequence[Operation]) -> list[int | bool] | None:
         asked = [operation.hot for operation in hot if operation.hot is not None]

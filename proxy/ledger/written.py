@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import replace
 from typing import TypeVar, cast
 
 from proxy.errors import LedgerUnavailable
@@ -100,7 +99,8 @@ class WrittenLedger:
     async def _ask(self, operation: Operation) -> object:
         loop = asyncio.get_running_loop()
         future: asyncio.Future[object] = loop.create_future()
-        self._writer.submit(replace(operation, answer=_answer(loop, future)))
+        operation.answer = _answer(loop, future)
+        self._writer.submit(operation)
         return await future
 
 

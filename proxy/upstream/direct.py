@@ -1,33 +1,58 @@
-"""The lean lane: OpenAI-compatible servers over plain HTTP, with aiohttp and orjson."""
+"""The lean lane: OpenAI-compatible servers over plain HTTP/1.1 connections of its own."""
 
 import asyncio
+import os
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import suppress
 from math import isfinite
+from typing import Protocol
 
-import aiohttp
 import orjson
 
-from proxy.errors import UpstreamError, UpstreamTimeout, UpstreamUnreachable
+from proxy.errors import UpstreamError, UpstreamUnreachable
 from proxy.types import JSON
 from proxy.upstream import Endpoint
+from proxy.upstream.connection import Connection
+from proxy.upstream.connections import Connections
 from proxy.upstream.scrub import scrub
+from proxy.upstream.session import Answered, Session
 from proxy.upstream.sse import DONE, EventParser
+from proxy.upstream.target import OPENAI_BASE, Target, target
+
+__all__ = ["OPENAI_BASE", "PROVIDERS", "DirectLane", "error_from", "upstream_error"]
 
 PROVIDERS = frozenset({"openai", "hosted_vllm", "custom_openai"})
-OPENAI_BASE = "https://api.openai.com/v1"
 _CHAT = "chat/completions"
-_CONNECT_S = 10.0
 _LINGER_S = 0.5
 _MESSAGE_CHARS = 2000
 _NAME_CHARS = 200
+_MOST_TARGETS = 4096
+
+
+class _Response(Protocol):
+    """A response that has begun."""
+
+    status: int
+
+    @property
+    def headers(self) -> Mapping[str, str]: ...
+
+    async def read(self) -> bytes: ...
+
+    async def whole(self) -> bytes: ...
 
 
 class DirectLane:
-    """One pooled session for all deployments; how many calls a deployment may have is the deployment's to say."""
+    """Calls over pooled connections; how many calls a deployment may have is the deployment's to say.
 
-    def __init__(self) -> None:
-        self._session: aiohttp.ClientSession | None = None
+    `environ` may name proxies, by the usual variables. Redirects are not followed.
+    """
+
+    def __init__(self, environ: Mapping[str, str] = os.environ) -> None:
+        self._environ = environ
+        self._connections = Connections()
+        self._session = Session()
+        self._targets: dict[tuple[int, str], tuple[Endpoint, Target]] = {}
 
     async def complete(self, endpoint: Endpoint, body: JSON, timeout: float) -> bytes:
         """One call, its whole reply."""
@@ -35,71 +60,94 @@ class DirectLane:
 
     async def post(self, endpoint: Endpoint, path: str, body: JSON, timeout: float) -> bytes:
         """One plain POST, its whole reply."""
+        call = _Call(self._connections, self._session, timeout)
         try:
-            async with self._post(endpoint, path, body, timeout) as response:
-                content = await response.read()
-                if response.status >= 400:
-                    raise upstream_error(response.status, response.headers, content, endpoint)
-                return content
-        except (TimeoutError, aiohttp.ClientError) as error:
-            raise _lost(error) from error
+            response = await call.begin(self._target(endpoint, path), orjson.dumps(body), whole=True)
+            content = await response.whole()
+            if response.status >= 400:
+                raise upstream_error(response.status, response.headers, content, endpoint)
+            return content
+        finally:
+            call.end()
 
     async def stream(self, endpoint: Endpoint, body: JSON, timeout: float) -> AsyncGenerator[bytes, None]:
         """One streamed call, chunk by chunk. A server that answers in one piece gives that one piece.
 
         A stream that just ends, without `[DONE]`, raises UpstreamUnreachable after its last chunk.
         """
+        call = _Call(self._connections, self._session, timeout)
         try:
-            async with self._post(endpoint, _CHAT, body, timeout) as response:
-                if response.status >= 400:
-                    raise upstream_error(response.status, response.headers, await response.read(), endpoint)
-                if response.content_type == "application/json":
-                    yield await response.read()
-                    return
-                parser = EventParser()
-                async for chunk in response.content.iter_any():
-                    for event in parser.feed(chunk):
-                        if event == DONE:
-                            await _read_out(response)
-                            return
-                        yield event
-                for event in parser.end():
+            response = await call.begin(self._target(endpoint, _CHAT), orjson.dumps(body), whole=False)
+            headers = response.headers
+            if response.status >= 400:
+                raise upstream_error(response.status, headers, await response.whole(), endpoint)
+            if headers.get("content-type", "").partition(";")[0].strip().lower() == "application/json":
+                yield await response.whole()
+                return
+            parser = EventParser()
+            while piece := await response.read():
+                for event in parser.feed(piece):
                     if event == DONE:
+                        await _read_out(response)
                         return
                     yield event
-                raise UpstreamUnreachable("the provider's stream ended too early", sent=True)
-        except (TimeoutError, aiohttp.ClientError) as error:
-            raise _lost(error) from error
+            for event in parser.end():
+                if event == DONE:
+                    return
+                yield event
+            raise UpstreamUnreachable("the provider's stream ended too early", sent=True)
+        finally:
+            call.end()
 
     async def close(self) -> None:
         """Close the pooled connections."""
-        if self._session is not None:
-            await self._session.close()
+        self._connections.close()
+        await self._session.close()
 
-    def _post(
-        self, endpoint: Endpoint, path: str, body: JSON, timeout: float
-    ) -> "aiohttp.client._RequestContextManager":
-        if self._session is None:
-            # a provider's cookies would go from one tenant's call to the next one's
-            jar = aiohttp.DummyCookieJar()
-            connector = aiohttp.TCPConnector(limit=0, ttl_dns_cache=300)
-            self._session = aiohttp.ClientSession(connector=connector, cookie_jar=jar)
-        headers = {"content-type": "application/json", **endpoint.params.get("extra_headers", {})}
-        if endpoint.api_key:
-            headers.setdefault("authorization", f"Bearer {endpoint.api_key}")
-        if organization := endpoint.params.get("organization"):
-            headers["openai-organization"] = organization
-        return self._session.post(
-            _address(endpoint.api_base or OPENAI_BASE, path),
-            data=orjson.dumps(body),
-            headers=headers,
-            allow_redirects=False,
-            timeout=aiohttp.ClientTimeout(total=timeout, sock_connect=min(_CONNECT_S, timeout)),
-        )
+    def _target(self, endpoint: Endpoint, path: str) -> Target:
+        key = id(endpoint), path
+        known, found = self._targets.get(key, (None, None))
+        if found is None or known is not endpoint:
+            if len(self._targets) >= _MOST_TARGETS:
+                self._targets.clear()
+            found = target(endpoint, path, self._environ)
+            self._targets[key] = endpoint, found
+        return found
 
 
-def _address(base: str, path: str) -> str:
-    return f"{base.removesuffix('/v1')}{path}" if path.startswith("/") else f"{base}/{path}"
+class _Call:
+    """One call; `end` must follow `begin`, whatever became of that."""
+
+    def __init__(self, connections: Connections, session: Session, timeout: float) -> None:
+        self._connections = connections
+        self._session = session
+        self._timeout = timeout
+        self._connection: Connection | None = None
+        self._answered: Answered | None = None
+        self._timer: asyncio.TimerHandle | None = None
+
+    async def begin(self, target: Target, body: bytes, *, whole: bool) -> _Response:
+        """Send the request; its response, which has begun unless it will be read `whole`."""
+        if target.origin is None:
+            self._answered = await self._session.post(target, body, self._timeout)
+            return self._answered
+        loop = asyncio.get_running_loop()
+        late = loop.time() + self._timeout
+        connection = self._connection = await self._connections.take(target.origin, self._timeout)
+        self._timer = loop.call_at(late, connection.expire)
+        connection.send(b"%b%d\r\n\r\n%b" % (target.head, len(body), body), whole=whole)
+        if not whole:
+            await connection.headed()
+        return connection
+
+    def end(self) -> None:
+        """Let go of the connection; hang up where something is still to come."""
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._connection is not None:
+            self._connections.give_back(self._connection)
+        if self._answered is not None:
+            self._answered.done()
 
 
 def upstream_error(
@@ -149,20 +197,9 @@ def _retry_after(headers: Mapping[str, str]) -> float | None:
     return None
 
 
-async def _read_out(response: aiohttp.ClientResponse) -> None:
+async def _read_out(response: _Response) -> None:
     # a connection that was read to its end can be used again
-    with suppress(TimeoutError):
+    with suppress(TimeoutError, UpstreamError):
         async with asyncio.timeout(_LINGER_S):
-            while not response.content.at_eof():
-                await response.content.readany()
-
-
-def _lost(error: Exception) -> UpstreamError:
-    # no word of the address: it is the operator's
-    if isinstance(error, aiohttp.ConnectionTimeoutError):
-        return UpstreamTimeout("the provider did not answer in time", sent=False)
-    if isinstance(error, TimeoutError):
-        return UpstreamTimeout("the provider did not answer in time")
-    if isinstance(error, aiohttp.ClientConnectorError):
-        return UpstreamUnreachable("the provider cannot be reached")
-    return UpstreamUnreachable("the connection to the provider broke", sent=True)
+            while await response.read():
+                pass

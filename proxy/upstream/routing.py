@@ -1,9 +1,9 @@
 """Where the calls for a model go: its own deployments, and then those of its fallbacks."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
+from types import TracebackType
 
 from proxy.errors import BudgetExceeded, RateLimited, TallyError, UpstreamError, UpstreamTimeout
 from proxy.upstream.deployment import Deployment
@@ -84,25 +84,26 @@ class Tour:
         """From now on an error is raised, wherever else the call might have gone."""
         self._stays = True
 
-    @asynccontextmanager
-    async def stop(self) -> AsyncIterator[Place]:
-        """Hold a place at the next deployment.
+    def stop(self) -> "_Stop":
+        """Hold a place at the next deployment, in a block of its own.
 
         Raises RateLimited where none has room for the call in time by its limits of a minute, UpstreamTimeout where no
         place gets free in time.
         """
+        return _Stop(self)
+
+    async def enter(self) -> tuple[Group, Place]:
+        """A place at the next deployment, and the group to leave it to."""
         group, among = self._next()
-        place = await self._place(group, among)
-        try:
-            yield place
-        except TallyError as error:
-            if self._goes_on(place.deployment, error):
-                return
-            if self._error is None or self._error is error:
-                raise
-            raise self._error from error
-        finally:
-            group.leave(place)
+        return group, await self._place(group, among)
+
+    def went_wrong(self, place: Place, error: TallyError) -> bool:
+        """Whether there is another deployment to go to after an error; raises the model's own, where that differs."""
+        if self._goes_on(place.deployment, error):
+            return True
+        if self._error is None or self._error is error:
+            return False
+        raise self._error from error
 
     def _goes_on(self, deployment: Deployment, error: TallyError) -> bool:
         """Take note of an error; whether there is another deployment to go to."""
@@ -129,6 +130,12 @@ class Tour:
         return [stage for stage in stages if any(not each.rest for each in stage[1])] or self._resting(stages)
 
     def _next(self) -> _Stage:
+        own = self._route.groups[0]
+        if not self._tried:
+            # what nearly every call finds
+            left = self._left_of(own)
+            if any(not each.rest for each in left) and own.wait(self.need, left) <= 0:
+                return own, left
         # where none fits, whatever the model has: the call itself says what is wrong with that
         stages = self._stages() or [(self._route.groups[0], self._route.own)]
         waits = [group.wait(self.need, among) for group, among in stages]
@@ -175,3 +182,28 @@ class Tour:
 
     def _left(self) -> float:
         return max(0.0, self._deadline - self._route.clock())
+
+
+class _Stop:
+    """The block of one stop; a class, for there are very many."""
+
+    __slots__ = ("_group", "_place", "_tour")
+
+    def __init__(self, tour: Tour) -> None:
+        self._tour = tour
+        self._group: Group | None = None
+        self._place: Place | None = None
+
+    async def __aenter__(self) -> Place:
+        self._group, self._place = await self._tour.enter()
+        return self._place
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool:
+        if self._group is None or self._place is None:
+            return False
+        try:
+            return isinstance(error, TallyError) and self._tour.went_wrong(self._place, error)
+        finally:
+            self._group.leave(self._place)

@@ -24,6 +24,9 @@ _INPUT_TO_OUTPUT = 0.25
 _MOST = 2**31
 """More tokens than any call has; what a provider tells beyond it is no number to count with."""
 
+_PLAIN = frozenset({"prompt_tokens", "completion_tokens", "total_tokens"})
+"""What the usage of text tells where nothing of it is of a special kind."""
+
 PROMPT_SHARE = 0.5
 """How much of its bound a prompt is thought to have, before the deployment has told."""
 
@@ -75,6 +78,8 @@ def told(usage: JSON) -> Usage:
     which adds them up) Anthropic tell them.
     """
     prompt, completion = _count(usage, "prompt_tokens"), _count(usage, "completion_tokens")
+    if all(value is None for name, value in usage.items() if name not in _PLAIN):
+        return Usage(prompt, completion)
     within, without = usage.get("prompt_tokens_details"), usage.get("completion_tokens_details")
     hits = _object(within).get("cached_tokens_details")
     cached = min(prompt, _cached(usage))
