@@ -192,7 +192,10 @@ class Tally:
         scaling = self.config.scaling
         meter = Meter(self._ledger, clock=time.monotonic, slice_tokens=scaling.slice_tokens)
         engine = Engine(
-            Drawer(meter, clock=time.monotonic), self._ledger, clock=time.monotonic, picker=self._picker(meter)
+            Drawer(meter, clock=time.monotonic, cache_first=scaling.cache_first),
+            self._ledger,
+            clock=time.monotonic,
+            picker=self._picker(meter),
         )
         batcher = Batcher(
             engine,

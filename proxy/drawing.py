@@ -5,7 +5,7 @@ A draw that is lost is an outcome, never an exception.
 
 import asyncio
 from collections.abc import Callable, Hashable, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from operator import is_
@@ -23,6 +23,7 @@ from proxy.prompting import Form, Prompt
 from proxy.query import Drawn, Query
 from proxy.scoring import Scorer
 from proxy.scoring.grade import grade
+from proxy.upstream.caching import caches
 from proxy.upstream.deployment import Deployment
 from proxy.upstream.need import Need, Place
 from proxy.upstream.routing import Tour
@@ -32,18 +33,21 @@ _RETRIED = frozenset({408, 409, 425, 429, 500, 502, 503, 504})
 _REFUSED = frozenset({400, 413, 422})
 _GRACE_S = 1.0
 _TELLING_S = 0.05
+_CACHING_SHARE = 0.25
+"""The most of the time that is left which draws wait for a prompt's cache."""
 
 
 class Drawer:
-    """Makes draws. `clock` is monotonic seconds."""
+    """Makes draws. `clock` is monotonic seconds; `cache_first`: a long prompt is cached before it goes out again."""
 
-    def __init__(self, meter: Meter, *, clock: Callable[[], float]) -> None:
+    def __init__(self, meter: Meter, *, clock: Callable[[], float], cache_first: bool = False) -> None:
         self._meter = meter
         self._clock = clock
+        self._cache_first = cache_first
 
     def wave(self, query: Query, draws: Sequence[Draw], tell: Callable[[Outcome], None]) -> "Wave":
         """One wave of draws that share a prompt, ready to `run`; it tells the outcome of each draw once."""
-        return Wave(self._meter, self._clock, query, draws, tell)
+        return Wave(self._meter, self._clock, query, draws, tell, cache_first=self._cache_first)
 
 
 class Wave:
@@ -61,9 +65,12 @@ class Wave:
         query: Query,
         draws: Sequence[Draw],
         tell: Callable[[Outcome], None],
+        *,
+        cache_first: bool = False,
     ) -> None:
         self._meter = meter
         self._clock = clock
+        self._cache_first = cache_first
         self._query = query
         self._tell = tell
         self._reused = query.reuse(draws)
@@ -189,13 +196,17 @@ class Wave:
         while draws := self._still(call.draws):
             tour.need.choices = len(draws)
             async with tour.stop() as place:
-                call.draws = draws[: place.choices]
-                self._spread(tasks, draws[place.choices :])
+                call.draws, rest = draws[: place.choices], draws[place.choices :]
                 # only now: while the place was waited for, something of the prompt may have been refused
                 call.prompt = self._prompt(place.deployment)
                 call.version = call.prompt.version
+                call.cached = self._caching(place.deployment, rest)
+                if call.cached is None:
+                    self._spread(tasks, rest)
+                else:
+                    tasks.create_task(self._after(call.cached, tasks, rest))
                 try:
-                    return await self._call_once(tasks, call.draws, place, call.prompt, call.form)
+                    return await self._call_once(tasks, call, place, call.prompt)
                 except UpstreamError as error:
                     if place.deployment in self._query.route.own:
                         # where no budget is left to try again, this is what went wrong
@@ -205,7 +216,25 @@ class Wave:
                     # nothing that another deployment, or another try, would mend
                     call.refusal = error
                     return 0
+                finally:
+                    if call.cached is not None:
+                        call.cached.set()
         return 0
+
+    def _caching(self, deployment: Deployment, rest: Sequence[int]) -> asyncio.Event | None:
+        """What the `rest` waits for where this call is to write their prompt into the provider's cache; or None."""
+        query = self._query
+        if not (self._cache_first and rest) or deployment in query.cached or not caches(deployment, query.request):
+            return None
+        query.cached.add(deployment)
+        return asyncio.Event()
+
+    async def _after(self, cached: asyncio.Event, tasks: asyncio.TaskGroup, draws: Sequence[int]) -> None:
+        """Start calls for draws once their prompt is in the cache, or it takes too long to get there."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._left() * _CACHING_SHARE):
+                await cached.wait()
+        self._spread(tasks, self._still(draws))
 
     def _tour(self, call: "_Call") -> Tour:
         query, only = self._query, call.only
@@ -223,10 +252,8 @@ class Wave:
             found = self._prompts[deployment] = Prompt(self._query, deployment, self._kind.step, self._shown)
         return found
 
-    async def _call_once(
-        self, tasks: asyncio.TaskGroup, draws: Sequence[int], place: Place, prompt: Prompt, form: Form
-    ) -> int:
-        query, deployment = self._query, place.deployment
+    async def _call_once(self, tasks: asyncio.TaskGroup, asked: "_Call", place: Place, prompt: Prompt) -> int:
+        query, deployment, draws, form = self._query, place.deployment, asked.draws, asked.form
         kind = self._kind if prompt.shows(form) else replace(self._kind, given=())
         errand = Errand(kind.step if kind.step in SILENT else "draw", kind.round, self._untold[draws[0]])
         began = self._clock()
@@ -243,6 +270,7 @@ class Wave:
                 raise BudgetExceeded("The budget does not hold this draw.")
             for draw in draws[call.granted :]:
                 self._out(draw, Denied(draw))
+            call.begun = None if asked.cached is None else asked.cached.set
             try:
                 # a call outlives the deadline, which cancels it: what came by then is counted, and nothing is lost
                 got = await self._read(tasks, call, kind, draws, min(deployment.timeout, self._left() + _GRACE_S))
@@ -372,6 +400,7 @@ class _Call:
     """Draws that are asked for together, in one `form`, of any deployment or of one `only`.
 
     `prompt` is what the last deployment was sent, as it was in `version`; `refusal` is why that did not take it.
+    `cached` is set once the prompt is in the provider's cache, where others wait for that.
     """
 
     draws: Sequence[int]
@@ -380,6 +409,7 @@ class _Call:
     prompt: Prompt | None = None
     version: int = 0
     refusal: UpstreamError | None = None
+    cached: asyncio.Event | None = None
 
 
 def _texts(query: Query, draw: Draw) -> list[str]:

@@ -180,6 +180,7 @@ class _Opening:
 class MeteredCall:
     """One call. Read it with `choices()`, `payloads()`, `complete()` or `post()`, once.
 
+    `begun` is called at every chunk of a stream: the provider has read the prompt.
     `generates` false: nothing is generated, so that there is only a prompt to pay for.
     """
 
@@ -198,6 +199,7 @@ class MeteredCall:
     ) -> None:
         self.attempt = f"{purse.account.request}.{next(purse.attempts)}"
         self.granted = 0
+        self.begun: Callable[[], None] | None = None
         self.assembled = Assembler()
         self._ledger = ledger
         self._clock = clock
@@ -305,6 +307,8 @@ class MeteredCall:
             async for raw in lines:
                 payload = self._parsed(raw)
                 self._deployment.has_streamed = True
+                if self.begun is not None:
+                    self.begun()
                 yield Chunk(raw, payload, self._feed(payload))
                 if not await self._extended():
                     self._status = "cut"

@@ -13,6 +13,7 @@ from proxy.keeping import EMPTY, Claim, Kept, Stock
 from proxy.purse import Purse
 from proxy.scoring import Scorer
 from proxy.types import JSON, AnswerSpec, Choice, Pick, Plan
+from proxy.upstream.deployment import Deployment
 from proxy.upstream.routing import Route
 
 
@@ -43,7 +44,8 @@ class Query:
     answers that count as the same; none given: those that are written alike. `pick` is the id of the draw that was
     picked where there is no vote, `picked` what picked it (None: nothing was to be picked). `stock` is what an earlier
     try of the same request had drawn, `reused` the places of what was taken from it, and `claim` what hears of this
-    one's samples. `heard` is called with every sample that is told, and what it votes for.
+    one's samples. `heard` is called with every sample that is told, and what it votes for. `cached` are
+    the deployments that have its prompt in their caches, or will soon.
     """
 
     id: int
@@ -71,6 +73,7 @@ class Query:
     reused: set[int] = field(default_factory=set)
     claim: Claim | None = None
     heard: Callable[[Sample], None] | None = None
+    cached: set[Deployment] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         self.reader = Reader(self.plan.answer, self.request)

@@ -100,6 +100,7 @@ async def bench(
     slice_tokens: int = 1024,
     window_s: float = 0.005,
     max_queries: int = 32,
+    cache_first: bool = False,
     make: Callable[[Strategy], Batch] = lambda strategy: batch_for(strategy, lambda: np.random.default_rng(7)),
     **known: Any,
 ) -> AsyncIterator[Bench]:
@@ -108,7 +109,7 @@ async def bench(
     payers = tenants or (Tenant("acme"),)
     ledger = SqliteLedger.open("sqlite://", clock=time.time, prepare=lambda books: books.adopt(payers, {}))
     meter = Meter(ledger, clock=time.monotonic, slice_tokens=slice_tokens)
-    engine = Engine(Drawer(meter, clock=time.monotonic), ledger, clock=time.monotonic)
+    engine = Engine(Drawer(meter, clock=time.monotonic, cache_first=cache_first), ledger, clock=time.monotonic)
     endpoint = Endpoint("openai", "small", base_url, SECRET, {})
     deployment = Deployment("small", endpoint, lane or owned, **{"rates": RATES, **known})
     batcher = Batcher(engine, lambda *key: make(key[-1]), window_s=window_s, max_queries=max_queries)

@@ -392,6 +392,11 @@ class ScalingConfig(Section):
         default=None, description="a model_name that picks, for pick: universal; none given: the request's own"
     )
     slice_tokens: Annotated[int, Field(ge=16)] = Field(default=1024, description="output tokens reserved at a time")
+    cache_first: bool = Field(
+        default=False,
+        description="where a long prompt goes out in several calls, one goes first, and the others once its reply has"
+        " begun: they find the prompt in the provider's cache",
+    )
     calibration: Path | None = Field(
         default=None, description="the calibration.json of `tally eval`: from confidence to the chance of being right"
     )
