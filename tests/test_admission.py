@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.admission import Admission, Entry, duration
-from proxy.admission.shared import Shared, Table
+from proxy.admission.shared import SharedStates, Table
 from proxy.admission.states import Private
 from proxy.core.rate import admit, charge
 from proxy.errors import RateLimited
@@ -35,12 +35,12 @@ def table(workers: int, places: int = 1024) -> Iterator[Table]:
 @pytest.fixture(params=["alone", "worker"])
 def admission(request: pytest.FixtureRequest, clock: SimpleNamespace) -> Iterator[Admission]:
     with table(3) as shared:
-        states = Private() if request.param == "alone" else Shared(shared, 1)
+        states = Private() if request.param == "alone" else SharedStates(shared, 1)
         yield Admission(lambda: float(clock.now), states)
 
 
 def crew(clock: SimpleNamespace, shared: Table) -> list[Admission]:
-    return [Admission(lambda: float(clock.now), Shared(shared, worker)) for worker in range(shared.workers)]
+    return [Admission(lambda: float(clock.now), SharedStates(shared, worker)) for worker in range(shared.workers)]
 
 
 def test_requests_a_minute_are_counted_for_each_scope(admission: Admission, clock: SimpleNamespace) -> None:
@@ -206,7 +206,7 @@ FORKS = """
 import os, sys
 from pathlib import Path
 from proxy.admission import Admission
-from proxy.admission.shared import Shared, Table
+from proxy.admission.shared import SharedStates, Table
 from proxy.errors import RateLimited
 from proxy.types import Limits
 
@@ -214,7 +214,7 @@ table = Table(4, Path("rates"))
 told, tell = os.pipe()
 for worker in range(4):
     if os.fork() == 0:
-        admission, inside = Admission(lambda: 1000.0, Shared(table, worker)), 0
+        admission, inside = Admission(lambda: 1000.0, SharedStates(table, worker)), 0
         for _ in range(1000):
             try:
                 admission.enter([("acme", Limits(rpm_limit=1500))])

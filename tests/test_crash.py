@@ -49,7 +49,7 @@ def test_after_a_kill_the_next_server_charges_what_was_reserved_and_the_books_ba
     words = _configured(upstream, url, tmp_path)
     settled = 0
     for time_ in range(TIMES):
-        few = len(upstream.calls) + 2 * CLIENTS + 10 * time_
+        few = len(upstream.calls) + CLIENTS + 5 * (time_ % 20)
         with serving(upstream, tmp_path, *words, environ={}) as server, ThreadPoolExecutor(CLIENTS) as clients:
             before = _balance(url)
             assert before.ok

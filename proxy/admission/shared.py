@@ -54,7 +54,7 @@ class Table:
         return self.places * _PLACE + (worker * self.places + place) * _COUNT.size
 
 
-class Shared:
+class SharedStates:
     """What one of the workers does with the table. Clocks of all workers show the same time, as monotonic ones do."""
 
     def __init__(self, table: Table, worker: int) -> None:

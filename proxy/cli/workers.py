@@ -15,8 +15,7 @@ import structlog
 import uvloop
 from prometheus_client import multiprocess
 
-from proxy.admission.shared import Shared as SharedStates
-from proxy.admission.shared import Table
+from proxy.admission.shared import SharedStates, Table
 from proxy.app import Shared, Tally, adopt
 from proxy.cli.server import Server, settings
 from proxy.cli.supervisor import Role, Supervisor

@@ -20,8 +20,8 @@ _WORST = 1.15
 """An exponent above it is worse than linear; what is below it may be noise."""
 
 _FLAT = 0.15
-_WARM, _WARM_S = 24, 0.1
-_LOOK_S, _QUIET, _QUIET_MOST_S = 0.05, 0.2, 30.0
+_WARM, _WARM_S = 16, 0.1
+_LOOK_S, _LOOKS, _QUIET, _QUIET_MOST_S = 0.05, 3, 0.2, 30.0
 """A server is quiet that takes less than such a share of a core."""
 
 
@@ -70,19 +70,19 @@ def run(server: Running, load: Load) -> Run:
 def _quiet(server: Running) -> float:
     """CPU seconds once the server has nothing left to do: what it writes behind its replies is part of their cost."""
     give_up = time.perf_counter() + _QUIET_MOST_S
-    now = cpu_seconds(server.pid)
-    while time.perf_counter() < give_up:
+    now, looks = cpu_seconds(server.pid), 0
+    while looks < _LOOKS and time.perf_counter() < give_up:
         time.sleep(_LOOK_S)
         before, now = now, cpu_seconds(server.pid)
-        if now - before <= _QUIET * _LOOK_S:
-            break
+        # on a busy machine it may only have had no turn
+        looks = looks + 1 if now - before <= _QUIET * _LOOK_S else 0
     return now
 
 
 def alternate(contenders: Sequence[Contender], rounds: int) -> dict[str, list[Run]]:
     """A B A B ...: the runs of each, in order of the rounds, after a short one that warms up."""
     for each in contenders:
-        run(each.server, replace(each.load, seconds=_WARM_S, least=_WARM, rate=0.0))
+        run(each.server, replace(each.load, clients=min(_WARM, each.load.clients), seconds=_WARM_S, rate=0.0))
     found: dict[str, list[Run]] = {each.name: [] for each in contenders}
     for _ in range(rounds):
         for each in contenders:

@@ -70,7 +70,7 @@ def _row(name: str, own: Sequence[Run], others: Sequence[Run] | None) -> list[st
         max(run.peak_mb for run in own),
     ]
     shares = ["-", "-"]
-    if others is not None:
+    if others is not None and name != UPSTREAM:
         shares = [
             f"{number(ratio(others, own, lambda run: run.cpu_ms))} x",
             f"{number(ratio(own, others, lambda run: run.rate))} x",
