@@ -8,6 +8,7 @@ from proxy.errors import RequestInvalid
 from proxy.types import JSON, Account, Tenant, Usage
 from proxy.upstream.asked import asking, paid_apart
 from proxy.upstream.deployment import Deployment
+from proxy.upstream.usage import Bounds
 
 
 @dataclass(slots=True)
@@ -30,6 +31,7 @@ class Purse:
     prompt_bound: int = 0
     prompt_estimated: bool = False
     attempts: "count[int]" = field(default_factory=count)
+    bounds: Bounds = field(default_factory=Bounds)
 
     def pay(self, usage: Usage, nano: int, *, drawn: bool, bound: int) -> None:
         """Count a call that ended; `bound` is its prompt's upper bound in tokens."""

@@ -81,7 +81,7 @@ class Writer:
 
     def __init__(self, books: Books) -> None:
         self._books = books
-        self._queue: SimpleQueue[Operation | None] = SimpleQueue()
+        self._queue: SimpleQueue[Sequence[Operation] | None] = SimpleQueue()
         self._pending: deque[Operation] = deque()
         self._closed = False
         self._ending = False
@@ -91,9 +91,18 @@ class Writer:
 
     def submit(self, operation: Operation) -> None:
         """Add work. Raises LedgerUnavailable after `stop`."""
+        self.submit_all((operation,))
+
+    def submit_all(self, operations: Sequence[Operation]) -> None:
+        """Add several at once, in order."""
         if self._closed:
             raise LedgerUnavailable("the ledger is closed")
-        self._queue.put(operation)
+        self._queue.put(operations)
+
+    @property
+    def closed(self) -> bool:
+        """Whether no more work is taken."""
+        return self._closed
 
     def stop(self) -> None:
         """Take no more work; does not wait."""
@@ -128,7 +137,7 @@ class Writer:
                 if arrived is None:
                     self._ending = True
                 else:
-                    self._pending.append(arrived)
+                    self._pending.extend(arrived)
         except Empty:
             return bool(self._pending) or not self._ending
 
