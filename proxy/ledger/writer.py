@@ -10,7 +10,7 @@ import sqlite3
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
@@ -167,20 +167,32 @@ class Writer:
                 {operation.extends for operation in group if operation.extends is not None},
             )
             told = self._together(hot) if 1 < len(hot) < len(group) else None
-            done = iter(told or ())
-            # verdicts come after the draws that they are about
-            rows = [] if steps else [operation.row for operation in group if operation.row is not None]
-            found = [
-                (next(done), None)
-                if told is not None and operation.hot is not None
-                else (None, None)
-                if rows and operation.row is not None
-                else self._run(operation, step=steps)
-                for operation in group
-            ]
-            if rows:
-                self._run(Operation(lambda books: books.record_all(rows)), step=False)
-            return found
+            return self._each(group, None if told is None else iter(told), steps=steps)
+
+    def _each(
+        self, group: Sequence[Operation], done: Iterator[int | bool] | None, *, steps: bool
+    ) -> list[tuple[object, Exception | None]]:
+        """One by one, but for hot ones that are `done`; verdicts are written together before whatever may read them."""
+        found: list[tuple[object, Exception | None]] = []
+        rows: list[RequestRow] = []
+        for operation in group:
+            if done is not None and operation.hot is not None:
+                found.append((next(done), None))
+            elif operation.row is not None and not steps:
+                rows.append(operation.row)
+                found.append((None, None))
+            else:
+                if operation.hot is None:
+                    self._record(rows)
+                found.append(self._run(operation, step=steps))
+        self._record(rows)
+        return found
+
+    def _record(self, rows: list[RequestRow]) -> None:
+        if rows:
+            written = tuple(rows)
+            self._run(Operation(lambda books: books.record_all(written)), step=False)
+            rows.clear()
 
     def _together(self, hot: Sequence[Operation]) -> list[int | bool] | None:
         asked = [operation.hot for operation in hot if operation.hot is not None]
