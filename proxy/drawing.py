@@ -296,7 +296,7 @@ class Wave:
         async with aclosing(call.choices(left)) as choices:
             async for choice in choices:
                 if choice.index < call.granted:
-                    made = replace(kind, id=draws[choice.index])
+                    made = Draw(draws[choice.index], kind.query, kind.given, kind.round, kind.step)
                     self._missing.discard(made.id)
                     self._arrived(tasks, query.keep(made, self._untold[made.id], call.row_id(choice.index), choice))
                     query.head = query.head or call.assembled.head

@@ -24,7 +24,7 @@ from proxy.upstream.limits import Taken
 from proxy.upstream.need import Need, Place
 from proxy.upstream.reply import parsed, prompt_usage
 from proxy.upstream.routing import Route, Tour
-from proxy.upstream.usage import PROMPT_SHARE, billed, output_bound, prompt_bound
+from proxy.upstream.usage import PROMPT_SHARE, billed, output_bound
 
 UNKNOWN_OUTPUT = 16_384
 """Tokens reserved for a choice that comes in one piece when nobody says how long it can get."""
@@ -213,7 +213,7 @@ class MeteredCall:
         self._rates = deployment.rates or _FREE
         self._generates = generates
         self._bound = output_bound(body, deployment) if generates else 0
-        self._prompt = prompt_bound(body)
+        self._prompt = purse.bounds.of(body)
         self._dearest = dearest(self._rates, self._prompt, self._asked)
         whole = not body.get("stream") or deployment.hidden_reasoning
         worst = self._bound if self._bound is not None else UNKNOWN_OUTPUT
@@ -443,7 +443,8 @@ class MeteredCall:
         return ceil(self._prompt * (self._deployment.prompt_share or PROMPT_SHARE))
 
     def _rows(self, usage: Usage, rates: Rates) -> tuple[DrawRow, ...]:
-        parts = split(usage.completion, [self._share(index) for index in range(self.granted)])
+        alone = self.granted == 1
+        parts = [usage.completion] if alone else split(usage.completion, list(map(self._share, range(self.granted))))
         costs = shares(rates, usage, parts)
         whole = DrawRow(
             id=self.attempt,

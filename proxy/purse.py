@@ -9,6 +9,7 @@ from proxy.ledger import Refused
 from proxy.types import JSON, Account, Tenant, Usage
 from proxy.upstream.asked import asking, paid_apart
 from proxy.upstream.deployment import Deployment
+from proxy.upstream.usage import Bounds
 
 
 @dataclass(slots=True)
@@ -33,6 +34,7 @@ class Purse:
     prompt_estimated: bool = False
     attempts: "count[int]" = field(default_factory=count)
     refused: Refused | None = None
+    bounds: Bounds = field(default_factory=Bounds)
 
     def pay(self, usage: Usage, nano: int, *, drawn: bool, bound: int) -> None:
         """Count a call that ended; `bound` is its prompt's upper bound in tokens."""

@@ -25,7 +25,7 @@ _FLUSH_S = 0.1
 @dataclass(frozen=True, slots=True)
 class _Told:
     requests: Counter
-    samples: Histogram
+    samples: Histogram | None
     seconds: Histogram
     prompt: Counter
     completion: Counter
@@ -79,18 +79,18 @@ class Metrics:
             multiprocess_mode="livemax",
         )
         self._most = 0.0
-        self._told: dict[tuple[str, str, str, str], _Told] = {}
+        self._told: dict[tuple[str, str, str, int, bool], _Told] = {}
 
-    def told(self, *, model: str, strategy: str, tenant: str, status: int) -> "_Told":
-        """The metrics of requests of one kind, looked up once."""
-        key = model, strategy, tenant, str(status)
+    def told(self, *, model: str, strategy: str, tenant: str, status: int, drawn: bool) -> "_Told":
+        """The metrics of requests of one kind, looked up once; `drawn`: they have samples."""
+        key = model, strategy, tenant, status, drawn
         found = self._told.get(key)
         if found is None:
             if len(self._told) >= _MOST_TOLD:
                 self._told.clear()
             found = self._told[key] = _Told(
                 requests=self.requests.labels(model, strategy, str(status)),
-                samples=self.samples.labels(model, strategy),
+                samples=self.samples.labels(model, strategy) if drawn else None,
                 seconds=self.seconds.labels(model, strategy),
                 prompt=self.tokens.labels(model, "prompt"),
                 completion=self.tokens.labels(model, "completion"),

@@ -4,7 +4,7 @@ import multiprocessing
 import sqlite3
 import threading
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from itertools import count
@@ -945,6 +945,29 @@ async def test_two_hundred_reservations_at_once_stay_within_the_limit(tmp_path: 
         await ledger.flush()
         assert await sheet_of(ledger) == (Amount(3000, 210), Amount(), Amount(3000, 210))
         assert all(one.ok for one in await ledger.run(check))
+
+
+@pytest.mark.anyio
+async def test_a_verdict_that_was_just_recorded_is_there_for_what_comes_after_it_and_has_its_ballots() -> None:
+    async with opened("sqlite://") as ledger:
+        await ledger.run(lambda books: books.add_tenant(Tenant("acme")))
+        await ledger.reserve(wish("a", 1))
+        # all of it in one turn, and so in one group
+        ledger.settle(end("a", row("d0")))
+        ledger.record(verdict("req_1", Ballot("d0", "42", 0.5, None)))
+        ledger.record(verdict("req_2"))
+        judged = [ledger.feedback("acme", request, correct=True) for request in ("req_1", "req_2", "req_3")]
+        found: list[bool] = []
+
+        async def tell(one: Awaitable[bool]) -> None:
+            found.append(await one)
+
+        async with anyio.create_task_group() as group:
+            for one in judged:
+                group.start_soon(tell, one)
+        assert found == [True, True, False]
+        (drawn,) = await ledger.run(lambda books: books.rows("SELECT label, score FROM draws").fetchall())
+        assert tuple(drawn) == ("42", 0.5)
 
 
 @pytest.mark.anyio

@@ -19,11 +19,13 @@ def count(
     samples: int | None,
 ) -> None:
     """Count one request, whatever became of it. `model` is the client's name of it; `samples` None: it draws none."""
-    told = metrics.told(model=model, strategy=strategy, tenant=purse.tenant.name, status=status)
+    told = metrics.told(
+        model=model, strategy=strategy, tenant=purse.tenant.name, status=status, drawn=samples is not None
+    )
     metrics.in_flight.dec()
     told.requests.inc()
     told.seconds.observe(seconds)
-    if samples is not None:
+    if samples is not None and told.samples is not None:
         told.samples.observe(samples)
     told.prompt.inc(purse.paid.prompt)
     told.completion.inc(purse.paid.completion)

@@ -10,7 +10,7 @@ import sqlite3
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
@@ -81,7 +81,7 @@ class Writer:
 
     def __init__(self, books: Books) -> None:
         self._books = books
-        self._queue: SimpleQueue[Operation | None] = SimpleQueue()
+        self._queue: SimpleQueue[Sequence[Operation] | None] = SimpleQueue()
         self._pending: deque[Operation] = deque()
         self._closed = False
         self._ending = False
@@ -91,9 +91,18 @@ class Writer:
 
     def submit(self, operation: Operation) -> None:
         """Add work. Raises LedgerUnavailable after `stop`."""
+        self.submit_all((operation,))
+
+    def submit_all(self, operations: Sequence[Operation]) -> None:
+        """Add several at once, in order."""
         if self._closed:
             raise LedgerUnavailable("the ledger is closed")
-        self._queue.put(operation)
+        self._queue.put(operations)
+
+    @property
+    def closed(self) -> bool:
+        """Whether no more work is taken."""
+        return self._closed
 
     def stop(self) -> None:
         """Take no more work; does not wait."""
@@ -128,7 +137,7 @@ class Writer:
                 if arrived is None:
                     self._ending = True
                 else:
-                    self._pending.append(arrived)
+                    self._pending.extend(arrived)
         except Empty:
             return bool(self._pending) or not self._ending
 
@@ -158,20 +167,32 @@ class Writer:
                 {operation.extends for operation in group if operation.extends is not None},
             )
             told = self._together(hot) if 1 < len(hot) < len(group) else None
-            done = iter(told or ())
-            # verdicts come after the draws that they are about
-            rows = [] if steps else [operation.row for operation in group if operation.row is not None]
-            found = [
-                (next(done), None)
-                if told is not None and operation.hot is not None
-                else (None, None)
-                if rows and operation.row is not None
-                else self._run(operation, step=steps)
-                for operation in group
-            ]
-            if rows:
-                self._run(Operation(lambda books: books.record_all(rows)), step=False)
-            return found
+            return self._each(group, None if told is None else iter(told), steps=steps)
+
+    def _each(
+        self, group: Sequence[Operation], done: Iterator[int | bool] | None, *, steps: bool
+    ) -> list[tuple[object, Exception | None]]:
+        """One by one, but for hot ones that are `done`; verdicts are written together before whatever may read them."""
+        found: list[tuple[object, Exception | None]] = []
+        rows: list[RequestRow] = []
+        for operation in group:
+            if done is not None and operation.hot is not None:
+                found.append((next(done), None))
+            elif operation.row is not None and not steps:
+                rows.append(operation.row)
+                found.append((None, None))
+            else:
+                if operation.hot is None:
+                    self._record(rows)
+                found.append(self._run(operation, step=steps))
+        self._record(rows)
+        return found
+
+    def _record(self, rows: list[RequestRow]) -> None:
+        if rows:
+            written = tuple(rows)
+            self._run(Operation(lambda books: books.record_all(written)), step=False)
+            rows.clear()
 
     def _together(self, hot: Sequence[Operation]) -> list[int | bool] | None:
         asked = [operation.hot for operation in hot if operation.hot is not None]

@@ -1,8 +1,10 @@
 """A ledger behind one writer thread, awaited from an event loop."""
 
 import asyncio
+from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from typing import TypeVar, cast
 
 from proxy.errors import LedgerUnavailable
@@ -12,7 +14,7 @@ from proxy.ledger.feedback import recent_outcomes, tell_feedback
 from proxy.ledger.lock import ServerLock
 from proxy.ledger.scores import recent_scores
 from proxy.ledger.shortage import shortage
-from proxy.ledger.writer import Answer, Operation, Writer, extending, recording, reserving, settling
+from proxy.ledger.writer import Operation, Writer, extending, recording, reserving, settling
 
 T = TypeVar("T")
 
@@ -26,6 +28,7 @@ class WrittenLedger:
     def __init__(self, books: Books, lock: ServerLock | None = None) -> None:
         self._writer = Writer(books)
         self._lock = lock
+        self._desks: dict[asyncio.AbstractEventLoop, _Desk] = {}
 
     async def reserve(self, reservation: Reservation) -> int:
         """Reserve for as many of the choices as the budget holds; returns how many. Raises NotFound, ValueError."""
@@ -42,11 +45,11 @@ class WrittenLedger:
 
     def settle(self, settlement: Settlement) -> None:
         """End a reservation and charge its rows, once. Never waits."""
-        self._writer.submit(settling(settlement))
+        self._add(settling(settlement))
 
     def record(self, row: RequestRow) -> None:
         """Write a request's verdict and its draws' ballots. Never waits."""
-        self._writer.submit(recording(row))
+        self._add(recording(row))
 
     async def authenticate(self, key: str) -> Credentials | None:
         """What a bearer key stands for, or None when it is unknown, revoked or expired."""
@@ -86,10 +89,26 @@ class WrittenLedger:
 
     async def close(self) -> None:
         """Write what is left and let go of the file. A store that stays broken is given up after some seconds."""
+        for desk in self._desks.values():
+            desk.post()
         self._writer.stop()
         await asyncio.to_thread(self._writer.join)
         if self._lock is not None:
             self._lock.release()
+
+    def _add(self, operation: Operation) -> None:
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            self._writer.submit(operation)
+            return
+        self._desk(loop).add(operation)
+
+    def _desk(self, loop: asyncio.AbstractEventLoop) -> "_Desk":
+        found = self._desks.get(loop)
+        if found is None:
+            found = self._desks[loop] = _Desk(loop, self._writer)
+        return found
 
     def _release(self, reservation: Reservation) -> None:
         # a closed ledger has ended everything that was reserved, or leaves it to the next start
@@ -98,22 +117,57 @@ class WrittenLedger:
 
     async def _ask(self, operation: Operation) -> object:
         loop = asyncio.get_running_loop()
-        future: asyncio.Future[object] = loop.create_future()
-        operation.answer = _answer(loop, future)
-        self._writer.submit(operation)
+        desk, future = self._desk(loop), loop.create_future()
+        operation.answer = partial(desk.hear, future)
+        desk.add(operation)
         return await future
 
 
-def _answer(loop: asyncio.AbstractEventLoop, future: asyncio.Future[object]) -> Answer:
-    def tell(result: object, error: Exception | None) -> None:
-        # a loop that has closed has nobody left who waits
-        with suppress(RuntimeError):
-            loop.call_soon_threadsafe(_resolve, future, result, error)
+class _Desk:
+    """Between an event loop and the writer: what is asked in one turn of the loop goes out together.
 
-    return tell
+    So do the answers that are there when the loop comes to look: a thread that is woken for each costs more than most
+    of what is asked.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, writer: Writer) -> None:
+        self._loop = loop
+        self._writer = writer
+        self._asked: list[Operation] = []
+        self._answers: deque[tuple[asyncio.Future[object], object, Exception | None]] = deque()
+        self._waking = False
+
+    def add(self, operation: Operation) -> None:
+        """Have it written. Raises LedgerUnavailable once the writer takes no more."""
+        if self._writer.closed:
+            self._writer.submit(operation)
+        if not self._asked:
+            self._loop.call_soon(self.post)
+        self._asked.append(operation)
+
+    def post(self) -> None:
+        """Hand over what was asked."""
+        asked, self._asked = self._asked, []
+        if asked:
+            self._writer.submit_all(asked)
+
+    def hear(self, future: "asyncio.Future[object]", result: object, error: Exception | None) -> None:
+        """Take an answer, in the writer's thread."""
+        self._answers.append((future, result, error))
+        if not self._waking:
+            self._waking = True
+            # a loop that has closed has nobody left who waits
+            with suppress(RuntimeError):
+                self._loop.call_soon_threadsafe(self._deliver)
+
+    def _deliver(self) -> None:
+        # first: what is told from here on needs another look
+        self._waking = False
+        while self._answers:
+            _resolve(*self._answers.popleft())
 
 
-def _resolve(future: asyncio.Future[object], result: object, error: Exception | None) -> None:
+def _resolve(future: "asyncio.Future[object]", result: object, error: Exception | None) -> None:
     if future.done():
         return
     if error is not None:

@@ -15,6 +15,7 @@ _PIECED = 1024
 
 _BYTES_A_TOKEN = 4
 _MOST_BYTES_A_TOKEN = 12
+_TEXTS = frozenset({"content", "reasoning_content", "reasoning", "refusal"})
 _WITHOUT_CONTENT = ("tool_calls", "function_call", "refusal")
 
 
@@ -194,10 +195,13 @@ def _placed(value: object) -> bool:
 def _size(part: JSON) -> int:
     """Bytes of generated text in a message or delta."""
     total = 0
-    for key in ("content", "reasoning_content", "reasoning", "refusal"):
-        if isinstance(part.get(key), str):
-            total += len(part[key].encode())
-    for call in (*(part.get("tool_calls") or ()), {"function": part.get("function_call")}):
+    for key, value in part.items():
+        if key in _TEXTS and isinstance(value, str):
+            total += len(value) if value.isascii() else len(value.encode())
+    calls, called = part.get("tool_calls"), part.get("function_call")
+    if not (calls or called):
+        return total
+    for call in (*(calls or ()), {"function": called}):
         if isinstance(call, dict):
             total += _called(call.get("function"), "arguments") + _called(call.get("custom"), "input")
     return total

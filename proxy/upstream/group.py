@@ -109,12 +109,22 @@ class Group:
 
     def _take(self, need: Need, among: Sequence[Deployment], kept: Collection[Deployment] = _NONE) -> Place | None:
         """A place at the best of `among` that has one now; those that rest are left out where another is there."""
+        if len(among) == 1 and not kept:
+            return self._alone(need, among[0])
         rested = [deployment for deployment in among if not deployment.rest] or among
         free = [deployment for deployment in rested if deployment.calls < deployment.limit and deployment not in kept]
         fitting = [(deployment, choices) for deployment in free if (choices := need.fit(deployment))]
         if not fitting:
             return None
         best, choices = fitting[0] if len(fitting) == 1 else min(fitting, key=lambda pair: self._order(pair[0]))
+        return self._taken(need, best, choices)
+
+    def _alone(self, need: Need, deployment: Deployment) -> Place | None:
+        """The same where there is no choice."""
+        choices = need.fit(deployment) if deployment.calls < deployment.limit else 0
+        return self._taken(need, deployment, choices) if choices else None
+
+    def _taken(self, need: Need, best: Deployment, choices: int) -> Place:
         # turns begin anew for one that was away: what it missed is not made up for
         self._turn = max(self._turn, best.turn)
         best.turn = self._turn + 1 / best.weight

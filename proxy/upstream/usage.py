@@ -31,6 +31,22 @@ PROMPT_SHARE = 0.5
 """How much of its bound a prompt is thought to have, before the deployment has told."""
 
 
+class Bounds:
+    """`prompt_bound` of one body after another: parts that are the very same as before are not counted again."""
+
+    def __init__(self) -> None:
+        self._parts: JSON = {}
+        self._bound = 0
+
+    def of(self, body: JSON) -> int:
+        """The bound of `body`."""
+        parts = {name: value for name, value in body.items() if name not in _SETTINGS}
+        known = self._parts
+        if parts.keys() != known.keys() or any(known[name] is not value for name, value in parts.items()):
+            self._parts, self._bound = parts, prompt_bound(body)
+        return self._bound
+
+
 def prompt_bound(body: JSON) -> int:
     """At most how many tokens the prompt of `body` can have: a token is a byte or more of text.
 
@@ -78,7 +94,7 @@ def told(usage: JSON) -> Usage:
     which adds them up) Anthropic tell them.
     """
     prompt, completion = _count(usage, "prompt_tokens"), _count(usage, "completion_tokens")
-    if all(value is None for name, value in usage.items() if name not in _PLAIN):
+    if usage.keys() <= _PLAIN or all(value is None for name, value in usage.items() if name not in _PLAIN):
         return Usage(prompt, completion)
     within, without = usage.get("prompt_tokens_details"), usage.get("completion_tokens_details")
     hits = _object(within).get("cached_tokens_details")
@@ -143,9 +159,11 @@ def billed(assembled: Assembler, deployment: Deployment, choices: int, most: int
     # tokens that the text cannot explain are hidden reasoning, and say nothing of deltas
     if choices == 1 and 0 < assembled.deltas <= usage.completion <= assembled.size:
         deployment.tokens_per_delta = usage.completion / assembled.deltas
+    if choices == 1:
+        return usage
     counts = [assembled.tokens(index) for index in range(choices)]
     sizes = assembled.sizes()
-    if choices == 1 or not sizes or not _first_only(assembled, usage.completion, counts, deployment):
+    if not sizes or not _first_only(assembled, usage.completion, counts, deployment):
         return usage
     weights = counts if all(counts) else sizes
     cap = usage.completion * sum(weights) if most is None else max(most, usage.completion)
@@ -189,6 +207,8 @@ def _first_only(assembled: Assembler, told: int, counts: list[int], deployment: 
 
 def _count(counts: object, name: str) -> int:
     value = _object(counts).get(name)
+    if type(value) is int:
+        return min(value, _MOST) if value > 0 else 0
     if isinstance(value, bool) or not isinstance(value, int | float):
         return 0
     return min(ceil(value), _MOST) if isfinite(value) and value > 0 else 0
@@ -200,7 +220,7 @@ def _object(value: object) -> JSON:
 
 def _text_bytes(value: Any) -> int:  # noqa: ANN401 - any JSON value
     if isinstance(value, str):
-        return len(value.encode(errors="replace"))
+        return len(value) if value.isascii() else len(value.encode(errors="replace"))
     if isinstance(value, dict):
         kind = value.get("type")
         if kind in ("image_url", "input_image"):
