@@ -31,6 +31,9 @@ class Watchdog:
         """Begin to watch the running loop."""
         loop = asyncio.get_running_loop()
         ident = threading.get_ident()
+        if not hasattr(time, "pthread_getcpuclockid"):
+            # macOS tells nobody the time of another thread
+            return
         clock = time.pthread_getcpuclockid(ident)
         loop.call_soon(self._begun)
         self._thread = threading.Thread(

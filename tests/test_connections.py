@@ -424,3 +424,101 @@ async def test_a_connection_that_was_lost_before_a_request_says_so() -> None:
     connection.send(b"x", whole=True)
     with pytest.raises(UpstreamUnreachable):
         await connection.whole()
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        JSON_HEAD + b"transfer-encoding: chunked\r\n\r\n2  \r\n{}\r\n0\r\n\r\n",
+        OK.replace(b"\r\n", b"\n"),
+        OK.replace(b"\r\n\r\n", b"\r\nx-odd: a\x01b\r\n\r\n"),
+    ],
+)
+async def test_a_reply_that_is_a_little_wrong_is_read_as_others_read_it(lane: DirectLane, answer: bytes) -> None:
+    async with Raw(answer).serving() as raw:
+        assert await lane.complete(raw.endpoint(), {}, 5) == b"{}"
+        await lane.close()
+
+
+async def test_a_connection_whose_reader_left_in_the_middle_serves_the_next_call(lane: DirectLane) -> None:
+    """More than is read ahead has come, to its end, when the first reader goes."""
+    event = b'data: {"choices":[{"index":0,"delta":{"content":"' + b"x" * 1000 + b'"}}]}\n\n'
+    big, small = EVENTS + chunk(event * 400), EVENTS + chunk(event)
+    done = chunk(b"data: [DONE]\n\n") + b"0\r\n\r\n"
+    async with Raw(big + done, small + done).serving() as raw:
+        stream = lane.stream(raw.endpoint(), {"stream": True}, 5)
+        await anext(stream)
+        await asyncio.sleep(0.2)
+        await stream.aclose()
+        assert len(await events(lane, raw, 2)) == 1
+        await lane.close()
+
+
+async def test_a_body_without_an_end_is_not_whole_when_it_is_tally_that_hangs_up(lane: DirectLane) -> None:
+    async def half(writer: asyncio.StreamWriter) -> None:
+        await say(writer, JSON_HEAD + b'\r\n{"id":')
+        await asyncio.sleep(2)
+
+    async with Raw(half).serving() as raw:
+        assert isinstance(await failure(lane, raw, 0.2), UpstreamTimeout)
+        call = asyncio.create_task(lane.complete(raw.endpoint(), {}, 5))
+        await raw.until(lambda: len(raw.heads) == 2)
+        await asyncio.sleep(0.1)
+        await lane.close()
+        with pytest.raises(UpstreamUnreachable):
+            await call
+
+
+async def test_a_connection_whose_request_is_not_all_sent_is_not_kept(lane: DirectLane) -> None:
+    """The server has refused it before it has read it, and reads no further."""
+    reached = asyncio.Event()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 413 Too Large\r\ncontent-type: application/json\r\ncontent-length: 2\r\n\r\n{}")
+        await reached.wait()
+        writer.close()
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        endpoint = Endpoint("openai", "small", f"http://127.0.0.1:{port}/v1", None, {})
+        with pytest.raises(UpstreamError) as caught:
+            await lane.complete(endpoint, {"text": "x" * 16_000_000}, 5)
+        assert caught.value.status == 413
+        with pytest.raises(UpstreamError) as caught:
+            await lane.complete(endpoint, {}, 5)
+        # on a connection of its own, not behind the rest of the first
+        assert caught.value.status == 413
+        reached.set()
+        server.close()
+
+
+async def test_the_operators_host_stands_alone(lane: DirectLane) -> None:
+    async with Raw(OK).serving() as raw:
+        await lane.complete(raw.endpoint(extra_headers={"Host": "inner.example"}), {}, 5)
+        assert raw.heads[0].lower().count(b"\r\nhost:") == 1
+        assert b"host: inner.example\r\n" in raw.heads[0]
+        await lane.close()
+
+
+@pytest.mark.parametrize(
+    "endpoint",
+    [
+        Endpoint("openai", "small", "http://127.0.0.1:99999/v1", None, {}),
+        Endpoint("openai", "small", "http://a..b:80/v1", None, {}),
+        Endpoint("openai", "small", "http://127.0.0.1:9/v1", "sk-line\n", {}),
+        Endpoint("openai", "small", "http://127.0.0.1:9/v1", None, {"extra_headers": {"x-a": "b\r\nc"}}),
+    ],
+)
+async def test_what_cannot_be_sent_is_known_not_to_be_sent(lane: DirectLane, endpoint: Endpoint) -> None:
+    with pytest.raises(UpstreamUnreachable) as caught:
+        await lane.complete(endpoint, {}, 5)
+    assert not caught.value.sent
+    assert "sk-line" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("spared", "through"), [("10.0.0.0/8", False), ("10.1.2.3", False), ("192.168.0.0/16", True)])
+def test_no_proxy_knows_networks(spared: str, through: bool) -> None:
+    environ = {"HTTP_PROXY": "http://proxy:3128", "NO_PROXY": spared}
+    endpoint = Endpoint("openai", "small", "http://10.1.2.3:8000/v1", None, {})
+    assert (target(endpoint, "chat/completions", environ).proxy is not None) is through

@@ -292,6 +292,22 @@ def asked(question: str, endpoint: str, more: dict[str, Any]) -> dict[str, Any]:
     return {"model": "small", **texts.get(endpoint, {"input": question}), **more}
 
 
+@pytest.mark.parametrize("more", [{}, {"stream": True}])
+async def test_a_client_of_a_long_prompt_that_leaves_stops_the_upstream_too(more: JSON, tmp_path: Path) -> None:
+    """Of a large body a server reads no further ahead than it must; that the client goes it hears nevertheless."""
+    body = {"model": "small", "max_tokens": 20, "messages": [{"role": "user", "content": "x" * 400_000}], **more}
+    with FakeUpstream(STUCK) as server:
+        (tmp_path / "tally.yaml").write_text(yaml.safe_dump(staging(server, tmp_path)))
+        with serving(server, tmp_path, "--config", "tally.yaml", environ={}) as running:
+            async with httpx.AsyncClient(base_url=running.url, timeout=30) as client:
+                asking = asyncio.get_running_loop().create_task(post(client, f"/off/v1/{CHAT}", body))
+                await server.until(lambda: len(server.calls) == 1)
+                asking.cancel()
+                with suppress(asyncio.CancelledError):
+                    await asking
+                await server.until(lambda: server.calls[0].cancelled, timeout=5)
+
+
 async def test_no_call_is_alive_half_a_second_after_its_client_left_in_a_hundred_of_a_hundred_tries(
     tmp_path: Path,
 ) -> None:

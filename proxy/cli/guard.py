@@ -61,6 +61,8 @@ class GuardedProtocol(HttpToolsProtocol):
     def watch(self, lost: Callable[[], None]) -> None:
         """Have `lost` called when the client goes, soon where it has gone already."""
         self._watching.add(lost)
+        # after a large body uvicorn hears nothing more, not even that the client goes
+        self.flow.resume_reading()
         if self._lost:
             self.loop.call_soon(self._tell, lost)
 

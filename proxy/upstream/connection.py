@@ -41,6 +41,10 @@ class Connection(asyncio.Protocol):
         self.ended = False
         self._transport: asyncio.Transport | None = None
         self._parser = httptools.HttpResponseParser(self)
+        # what other clients put up with; what tells two lengths stays an error
+        self._parser.set_dangerous_leniencies(
+            lenient_headers=True, lenient_optional_cr_before_lf=True, lenient_spaces_after_chunk_size=True
+        )
         self._raw: list[tuple[bytes, bytes]] = []
         self._parts: list[bytes] = []
         self._size = 0
@@ -86,7 +90,9 @@ class Connection(asyncio.Protocol):
     @property
     def reusable(self) -> bool:
         """Whether another request can be sent."""
-        return self.ended and not self.lost and not self._busy and self._error is None
+        idle = self.ended and not self.lost and not self._busy and self._error is None
+        # a reply may come before all of its request has gone out
+        return idle and self._transport is not None and not self._transport.get_write_buffer_size()
 
     def expire(self) -> None:
         """Take it that the response comes too late."""
@@ -118,11 +124,14 @@ class Connection(asyncio.Protocol):
 
     def eof_received(self) -> None:
         """Let the transport close."""
+        if not self._busy:
+            # what was sent now would be dropped without a word
+            self.lost = True
 
     def connection_lost(self, exc: Exception | None) -> None:
         """End what was read, well or not."""
-        self.lost = True
-        if self._headed and not self.ended and exc is None and self._until_closed():
+        hung_up, self.lost = self.lost, True
+        if self._headed and not self.ended and exc is None and not hung_up and self._until_closed():
             self.on_message_complete()
         elif not self.ended:
             self._error = self._error or _broken()
@@ -179,13 +188,16 @@ class Connection(asyncio.Protocol):
             self._raw, self.status = [], 0
             return
         self.ended, self._busy = True, False
+        # the next call must be heard, whoever stopped listening to this one
+        self._go_on()
         if not self.lost and not self._parser.should_keep_alive():
             self.close()
         self._wake()
 
     def _until_closed(self) -> bool:
         """Whether the body lasts until the connection is closed: nobody has told how long it is."""
-        return not any(name.lower() in (b"content-length", b"transfer-encoding") for name, _ in self._raw)
+        told = {name.lower(): value for name, value in self._raw}
+        return b"content-length" not in told and b"chunked" not in told.get(b"transfer-encoding", b"").lower()
 
     def _taken(self) -> bytes:
         parts, self._parts, self._size = self._parts, [], 0

@@ -50,7 +50,7 @@ class Connections:
                 made = await self._open(origin)
         except TimeoutError:
             raise UpstreamTimeout("the provider did not answer in time", sent=False) from None
-        except (OSError, ssl.CertificateError) as error:
+        except (OSError, UnicodeError, ssl.CertificateError) as error:
             raise UpstreamUnreachable("the provider cannot be reached") from error
         self._used.add(made)
         return made

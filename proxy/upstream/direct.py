@@ -110,7 +110,11 @@ class DirectLane:
         if found is None or known is not endpoint:
             if len(self._targets) >= _MOST_TARGETS:
                 self._targets.clear()
-            found = target(endpoint, path, self._environ)
+            try:
+                found = target(endpoint, path, self._environ)
+            except ValueError as error:
+                # no word of the value, which may be a key
+                raise UpstreamUnreachable("the deployment's address or a header of it cannot be sent") from error
             self._targets[key] = endpoint, found
         return found
 

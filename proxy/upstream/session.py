@@ -26,7 +26,8 @@ class Session:
             jar = aiohttp.DummyCookieJar()
             connector = aiohttp.TCPConnector(limit=0, ttl_dns_cache=300)
             self._session = aiohttp.ClientSession(connector=connector, cookie_jar=jar)
-        limits = aiohttp.ClientTimeout(total=timeout, sock_connect=min(CONNECT_S, timeout))
+        least = min(CONNECT_S, timeout)
+        limits = aiohttp.ClientTimeout(total=timeout, connect=least, sock_connect=least)
         try:
             response = await self._session.post(
                 target.url,
@@ -89,6 +90,6 @@ def _lost(error: Exception) -> UpstreamError:
         return UpstreamTimeout("the provider did not answer in time", sent=False)
     if isinstance(error, TimeoutError):
         return UpstreamTimeout("the provider did not answer in time")
-    if isinstance(error, aiohttp.ClientConnectorError | aiohttp.InvalidURL):
+    if isinstance(error, aiohttp.ClientConnectorError | aiohttp.ClientHttpProxyError | aiohttp.InvalidURL):
         return UpstreamUnreachable("the provider cannot be reached")
     return UpstreamUnreachable("the connection to the provider broke", sent=True)

@@ -2,6 +2,8 @@
 
 import re
 from collections.abc import Mapping
+from contextlib import suppress
+from ipaddress import ip_address, ip_network
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
@@ -32,7 +34,10 @@ class Target(NamedTuple):
 
 
 def target(endpoint: Endpoint, path: str, environ: Mapping[str, str]) -> Target:
-    """The target of POSTs to a `path` of an endpoint (see `Lane.post`). `environ` may name proxies."""
+    """The target of POSTs to a `path` of an endpoint (see `Lane.post`). `environ` may name proxies.
+
+    Raises ValueError for an address or a header that cannot be sent.
+    """
     url = _address(endpoint.api_base or OPENAI_BASE, path)
     headers = _headers(endpoint)
     proxy, origin, head = _proxy(url, environ), None, b""
@@ -40,8 +45,8 @@ def target(endpoint: Endpoint, path: str, environ: Mapping[str, str]) -> Target:
         parts = urlsplit(url)
         tls = parts.scheme == "https"
         origin = Origin(tls, parts.hostname or "", parts.port or (443 if tls else 80))
-        lines = [f"POST {parts.path or '/'} HTTP/1.1", f"host: {parts.netloc}"]
-        lines += [f"{name}: {value}" for name, value in headers.items()]
+        named = {"host": parts.netloc} | headers
+        lines = [f"POST {parts.path or '/'} HTTP/1.1", *(f"{name}: {value}" for name, value in named.items())]
         head = "\r\n".join([*lines, "content-length: "]).encode()
     return Target(url, headers, origin, head, proxy)
 
@@ -53,7 +58,7 @@ def _headers(endpoint: Endpoint) -> dict[str, str]:
         headers["authorization"] = f"Bearer {endpoint.api_key}"
     headers |= {name.lower(): str(value) for name, value in endpoint.params.get("extra_headers", {}).items()}
     if organization := endpoint.params.get("organization"):
-        headers["openai-organization"] = organization
+        headers["openai-organization"] = str(organization)
     if any(_BREAK.search(text) for pair in headers.items() for text in pair):
         raise ValueError("a header has a line break")
     return headers
@@ -78,4 +83,12 @@ def _proxy(url: str, environ: Mapping[str, str]) -> str | None:
 def _covers(name: str, host: str, netloc: str) -> bool:
     """Whether a name in `no_proxy` is that of a host, with or without its port, or of a domain that it is in."""
     bare = name.removeprefix("*").removeprefix(".")
+    if "/" in name:
+        return _within(name, host)
     return name == "*" or (bool(bare) and (bare in (host, netloc) or host.endswith(f".{bare}")))
+
+
+def _within(network: str, host: str) -> bool:
+    with suppress(ValueError):
+        return ip_address(host) in ip_network(network, strict=False)
+    return False
