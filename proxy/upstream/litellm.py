@@ -1,18 +1,19 @@
 """The wide lane: every provider that LiteLLM knows. The one module that imports LiteLLM, at its first call."""
 
 import base64
-import copy
+import inspect
 import logging
 import os
 import re
 import sys
 import warnings
 from array import array
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from json import JSONDecodeError
 from typing import Any
+from urllib.request import getproxies
 
 import anyio
 import anyio.to_thread
@@ -22,7 +23,10 @@ import orjson
 from proxy.errors import UpstreamError, UpstreamMalformed, UpstreamTimeout, UpstreamUnreachable
 from proxy.types import JSON
 from proxy.upstream import Endpoint
+from proxy.upstream.carrier import Carrier
 from proxy.upstream.direct import error_from, upstream_error
+from proxy.upstream.driving import Driver, drivable, retold
+from proxy.upstream.shaping import chunk, completion, dumped
 
 # Without these LiteLLM fetches its price table over the network, reads .env and prints to the terminal.
 _ENVIRONMENT = {"LITELLM_LOCAL_MODEL_COST_MAP": "True", "LITELLM_MODE": "PRODUCTION", "LITELLM_LOG": "ERROR"}
@@ -71,6 +75,7 @@ _LANE_ONLY = frozenset({"model", "messages", "stream"})
 # as with chats a client must not reach anything else that `aembedding` takes by name
 _EMBEDDING_PARAMETERS = frozenset({"input", "dimensions", "encoding_format", "user", "input_type"})
 _OPENAI_SHAPED = frozenset({"openai", "custom_openai", "azure", "mistral", "openrouter"})
+_PROXIES = frozenset({"http", "https", "all"})
 _PREFIXES = re.compile(r"^(?:litellm\.)?(?:\w+: )*(?:\w*Exception - )?")
 
 
@@ -81,9 +86,14 @@ class _Library:
     module: Any
     openai_streams: tuple[type, ...]
     errors: tuple[type[Exception], ...]
+    driver: Driver | None
 
     def openai_shaped(self, provider: str) -> bool:
         return provider in _OPENAI_SHAPED or provider in self.module.openai_compatible_providers
+
+    def driver_of(self, endpoint: Endpoint, body: JSON) -> Driver | None:
+        """What can make this call without `acompletion`."""
+        return self.driver if drivable(endpoint, body, _NATIVE_PARAMETERS) else None
 
     def unlisted(self, endpoint: Endpoint, arguments: JSON) -> list[str]:
         """Parameters that LiteLLM's table denies this provider. An OpenAI-shaped one may judge for itself."""
@@ -91,6 +101,12 @@ class _Library:
             return []
         listed = self.module.get_supported_openai_params(model=endpoint.model, custom_llm_provider=endpoint.provider)
         return sorted(_PARAMETERS.intersection(arguments) - set(listed or ()))
+
+
+@dataclass(frozen=True, slots=True)
+class _Stream:
+    chunks: AsyncGenerator[JSON, None]
+    close: Callable[[], Awaitable[None]]
 
 
 class LiteLLMLane:
@@ -105,8 +121,8 @@ class LiteLLMLane:
         library = await self._load()
         with _mapped(library, endpoint):
             with anyio.fail_after(timeout):
-                reply = await library.module.acompletion(**_arguments(library, endpoint, body, timeout), stream=False)
-            return orjson.dumps(_completion(_dump(reply), endpoint))
+                reply = await _completed(library, endpoint, body, timeout)
+            return orjson.dumps(completion(reply, endpoint))
 
     async def stream(self, endpoint: Endpoint, body: JSON, timeout: float) -> AsyncGenerator[bytes, None]:
         """One streamed call, chunk by chunk. Several choices of a provider of another shape come in one piece."""
@@ -118,23 +134,20 @@ class LiteLLMLane:
             return
         deadline = anyio.current_time() + timeout
         started = False
-        arguments = _arguments(library, endpoint, body, timeout)
         with _mapped(library, endpoint):
             with anyio.fail_after(timeout):
-                stream = await library.module.acompletion(**arguments, stream=True)
+                stream = await _opened(library, endpoint, body, timeout)
         try:
-            chunks = _raw(library, stream)
             while True:
                 with _mapped(library, endpoint, started=started):
                     with anyio.fail_after(deadline - anyio.current_time()):
-                        chunk = await anext(chunks, None)
-                    if chunk is None:
+                        told = await anext(stream.chunks, None)
+                    if told is None:
                         return
                 started = True
-                if hasattr(chunk, "choices"):
-                    yield orjson.dumps(_chunk(_dump(chunk)))
+                yield orjson.dumps(chunk(told))
         finally:
-            await stream.aclose()
+            await stream.close()
 
     async def post(self, endpoint: Endpoint, path: str, body: JSON, timeout: float) -> bytes:
         """Embeddings, by `litellm.aembedding`; every other path is refused, with status 404.
@@ -148,16 +161,18 @@ class LiteLLMLane:
         with _mapped(library, endpoint):
             with anyio.fail_after(timeout):
                 reply = await library.module.aembedding(**arguments)
-            dumped = _dump(reply)
+            told = dumped(reply)
         if body.get("encoding_format") == "base64":
-            for item in dumped.get("data") or ():
+            for item in told.get("data") or ():
                 item["embedding"] = _base64(item.get("embedding"))
-        return orjson.dumps(dumped)
+        return orjson.dumps(told)
 
     async def close(self) -> None:
         """Close the connections that LiteLLM keeps."""
         if self._library is not None:
             await self._library.module.close_litellm_async_clients()
+            if self._library.driver is not None:
+                await self._library.driver.close()
 
     async def _load(self) -> _Library:
         async with self._loading:
@@ -185,24 +200,38 @@ def _import() -> _Library:
     litellm.drop_params = False
     # its embeddings take a max_retries of 0 for none given, and retries would be out of the account
     litellm.DEFAULT_MAX_RETRIES = 0
+    # to count a stream's tokens, which is not wanted, it would fetch tokenizers over the network
+    litellm.disable_hf_tokenizer_download = True
+    errors = (
+        openai.OpenAIError,
+        BaseLLMException,
+        httpx.HTTPError,
+        httpx.StreamError,
+        aiohttp.ClientError,
+        TimeoutError,
+        ValueError,
+    )
     return _Library(
         module=litellm,
         openai_streams=(openai.AsyncStream, OpenAIChatCompletionStreamingHandler),
-        errors=(
-            openai.OpenAIError,
-            BaseLLMException,
-            httpx.HTTPError,
-            httpx.StreamError,
-            aiohttp.ClientError,
-            TimeoutError,
-            ValueError,
-        ),
+        errors=errors,
+        driver=_driver(litellm, errors),
     )
+
+
+def _driver(litellm: Any, errors: tuple[type[Exception], ...]) -> Driver | None:  # noqa: ANN401 - it publishes no types
+    """None where the environment asks for what only LiteLLM's own client does: a proxy, or a client's certificate."""
+    from litellm.llms.custom_httpx.http_handler import AsyncHTTPHandler, get_default_headers, get_ssl_configuration
+
+    if not _PROXIES.isdisjoint(getproxies()) or "SSL_CERTIFICATE" in os.environ:
+        return None
+    carrier = Carrier(get_ssl_configuration(), get_default_headers())
+    return Driver(inspect.unwrap(litellm.completion), AsyncHTTPHandler, carrier, errors)
 
 
 def _arguments(library: _Library, endpoint: Endpoint, body: JSON, timeout: float) -> JSON:
     """The arguments of `acompletion` for `body`: the operator's parameters, then the client's, then what is fixed."""
-    body = copy.deepcopy(body)  # LiteLLM's transforms work in place, and draws share one body
+    body = orjson.loads(orjson.dumps(body))  # LiteLLM's transforms work in place, and draws share one body
     names = _PARAMETERS if library.openai_shaped(endpoint.provider) else _NATIVE_PARAMETERS
     known = {key: value for key, value in body.items() if key in names}
     unknown = {key: value for key, value in body.items() if key not in names | _LANE_ONLY}
@@ -260,54 +289,39 @@ def _fixed(endpoint: Endpoint, timeout: float) -> JSON:
     }
 
 
-def _raw(library: _Library, stream: Any) -> AsyncIterator[Any]:  # noqa: ANN401 - LiteLLM publishes no types
-    """The provider's own chunks where they are OpenAI's, else LiteLLM's.
-
-    LiteLLM's wrapper loses refusals and all finish reasons but one, and makes up a usage where none was told.
-    """
-    source: Any = getattr(stream, "completion_stream", None)
-    if not isinstance(source, library.openai_streams):
-        source = stream
-    chunks: AsyncIterator[Any] = aiter(source)
-    return chunks
+async def _completed(library: _Library, endpoint: Endpoint, body: JSON, timeout: float) -> JSON:
+    driver = library.driver_of(endpoint, body)
+    reply = driver and await driver.complete(_arguments(library, endpoint, body, timeout), timeout)
+    if reply:
+        return reply
+    return dumped(await library.module.acompletion(**_arguments(library, endpoint, body, timeout), stream=False))
 
 
-def _dump(model: Any) -> JSON:  # noqa: ANN401 - LiteLLM publishes no types
-    dumped: JSON = model.model_dump(mode="json", exclude_none=True, warnings=False)
-    return dumped
+async def _opened(library: _Library, endpoint: Endpoint, body: JSON, timeout: float) -> _Stream:
+    shaped = library.openai_shaped(endpoint.provider)
+    driver = library.driver_of(endpoint, body)
+    opened = driver and await driver.open(_arguments(library, endpoint, body, timeout), timeout)
+    if opened:
+        include_usage = bool((body.get("stream_options") or {}).get("include_usage"))
+        chunks = _plain(opened.chunks) if shaped else retold(opened.chunks, include_usage=include_usage)
+
+        async def close() -> None:
+            opened.disconnect()
+            await chunks.aclose()
+            await opened.chunks.aclose()
+
+        return _Stream(chunks, close)
+    wrapped = await library.module.acompletion(**_arguments(library, endpoint, body, timeout), stream=True)
+    source: Any = getattr(wrapped, "completion_stream", None)
+    # LiteLLM's wrapper loses refusals and all finish reasons but one, and makes up a usage where none was told
+    told: Any = source if isinstance(source, library.openai_streams) else wrapped
+    return _Stream(_plain(told), wrapped.aclose)
 
 
-def _completion(reply: JSON, endpoint: Endpoint) -> JSON:
-    """OpenAI's shape, with the nulls that every client of it knows, and the model's name as the provider has it."""
-    reply["model"] = str(reply.get("model") or endpoint.model).removeprefix(f"{endpoint.provider}/")
-    for choice in reply.get("choices", ()):
-        choice.pop("provider_specific_fields", None)
-        choice["message"] = {"content": None, "refusal": None} | _lifted(choice.get("message", {}))
-        choice["logprobs"] = _logprobs(choice.get("logprobs"))
-    if not any((reply.get("usage") or {}).get(key) for key in ("prompt_tokens", "completion_tokens")):
-        # zeros are how LiteLLM says that nothing was told
-        reply.pop("usage", None)
-    return reply
-
-
-def _chunk(chunk: JSON) -> JSON:
-    chunk.pop("provider_specific_fields", None)
-    for choice in chunk.get("choices", ()):
-        choice.pop("provider_specific_fields", None)
-        choice["delta"] = _lifted(choice.get("delta", {}))
-        choice["logprobs"] = _logprobs(choice.get("logprobs"))
-        choice.setdefault("finish_reason", None)
-    return chunk
-
-
-def _logprobs(told: JSON | None) -> JSON | None:
-    return None if told is None else {"content": None, "refusal": None} | told
-
-
-def _lifted(message: JSON) -> JSON:
-    """`message` with the fields that LiteLLM puts aside, such as `refusal`, where the provider had them."""
-    aside = message.pop("provider_specific_fields", None) or {}
-    return {key: value for key, value in aside.items() if value is not None} | message
+async def _plain(told: AsyncIterator[Any]) -> AsyncGenerator[JSON, None]:
+    async for each in told:
+        if hasattr(each, "choices"):
+            yield dumped(each)
 
 
 @contextmanager
@@ -336,6 +350,8 @@ def _translate(error: Exception, endpoint: Endpoint, started: bool) -> UpstreamE
 
 
 def _lost(causes: Sequence[BaseException], status: int) -> UpstreamError | None:
+    if any(isinstance(cause, httpx.ConnectTimeout) for cause in causes):
+        return UpstreamTimeout("the provider did not answer in time", sent=False)
     if status == 408 or any(isinstance(cause, TimeoutError | httpx.TimeoutException) for cause in causes):
         return UpstreamTimeout("the provider did not answer in time")
     if any(isinstance(cause, httpx.ConnectError) for cause in causes):
