@@ -10,6 +10,8 @@ import httpx
 import orjson
 
 _CONNECT_S = 10.0
+# what httpx wants to know of a request; no word of the address, which is the operator's
+_REQUEST = httpx.Request("POST", "http://provider.invalid")
 _JSON = "application/json"
 # aiohttp has undone these already
 _UNDONE = frozenset({"content-encoding", "content-length", "transfer-encoding"})
@@ -64,7 +66,6 @@ class Errand:
         told = {name.lower(): value for name, value in (headers or {}).items()}
         told.setdefault("content-type", _JSON)
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=min(_CONNECT_S, self._timeout))
-        request = httpx.Request("POST", url)
         self.sent = True
         try:
             response = await self._carrier.session().post(
@@ -73,10 +74,10 @@ class Errand:
             self._open = response
             got = [(name, value) for name, value in response.headers.items() if name.lower() not in _UNDONE]
             if stream and response.status < 300:
-                return _Streamed(response, got, request)
-            reply = httpx.Response(response.status, headers=got, content=await response.read(), request=request)
+                return _Streamed(response, got)
+            reply = httpx.Response(response.status, headers=got, content=await response.read(), request=_REQUEST)
         except (TimeoutError, aiohttp.ClientError) as error:
-            raise _as_httpx(error, request) from error
+            raise _as_httpx(error) from error
         reply.raise_for_status()
         return reply
 
@@ -89,35 +90,37 @@ class Errand:
 class _Streamed(httpx.Response):
     """A reply whose lines are read as they come. Of server-sent events, the lines of data alone."""
 
-    def __init__(
-        self, response: aiohttp.ClientResponse, headers: list[tuple[str, str]], request: httpx.Request
-    ) -> None:
-        super().__init__(response.status, headers=headers, stream=_Bytes(response, request), request=request)
+    def __init__(self, response: aiohttp.ClientResponse, headers: list[tuple[str, str]]) -> None:
+        super().__init__(response.status, headers=headers, stream=_Bytes(response), request=_REQUEST)
         self._events = response.content_type == "text/event-stream"
 
     async def aiter_lines(self) -> AsyncIterator[str]:
         """Whole lines. Those that are Unicode's alone, within a text, end nothing."""
-        rest = b""
+        begun: list[bytes] = []
         async for piece in self.aiter_raw():
-            *lines, rest = (rest + piece).split(b"\n")
+            begun.append(piece)
+            if b"\n" not in piece:
+                # a picture is one long line, which is not to be copied again and again
+                continue
+            *lines, rest = b"".join(begun).split(b"\n")
+            begun = [rest]
             for line in lines:
                 if not self._events or line.startswith(b"data:"):
                     yield line.rstrip(b"\r").decode()
-        if rest:
-            yield rest.decode()
+        if last := b"".join(begun):
+            yield last.decode()
 
 
 class _Bytes(httpx.AsyncByteStream):
-    def __init__(self, response: aiohttp.ClientResponse, request: httpx.Request) -> None:
+    def __init__(self, response: aiohttp.ClientResponse) -> None:
         self._response = response
-        self._request = request
 
     async def __aiter__(self) -> AsyncGenerator[bytes, None]:
         try:
             async for piece in self._response.content.iter_any():
                 yield piece
         except (TimeoutError, aiohttp.ClientError) as error:
-            raise _as_httpx(error, self._request) from error
+            raise _as_httpx(error) from error
 
     async def aclose(self) -> None:
         self._response.close()
@@ -131,12 +134,12 @@ def _encoded(data: object) -> bytes:
         return stdlib_json.dumps(data, ensure_ascii=False).encode()
 
 
-def _as_httpx(error: Exception, request: httpx.Request) -> httpx.HTTPError:
-    """The error by which LiteLLM's transforms know it. No word of the address."""
+def _as_httpx(error: Exception) -> httpx.HTTPError:
+    """The error by which LiteLLM's transforms know it."""
     if isinstance(error, aiohttp.ConnectionTimeoutError):
-        return httpx.ConnectTimeout("no connection in time", request=request)
+        return httpx.ConnectTimeout("no connection in time", request=_REQUEST)
     if isinstance(error, TimeoutError):
-        return httpx.ReadTimeout("no answer in time", request=request)
+        return httpx.ReadTimeout("no answer in time", request=_REQUEST)
     if isinstance(error, aiohttp.ClientConnectorError):
-        return httpx.ConnectError("no connection", request=request)
-    return httpx.RemoteProtocolError("the connection broke", request=request)
+        return httpx.ConnectError("no connection", request=_REQUEST)
+    return httpx.RemoteProtocolError("the connection broke", request=_REQUEST)

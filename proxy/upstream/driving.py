@@ -18,7 +18,6 @@ from proxy.upstream.shaping import dumped
 PROVIDERS = frozenset(
     {
         "anthropic",
-        "cohere_chat",
         "deepseek",
         "fireworks_ai",
         "gemini",
@@ -29,8 +28,8 @@ PROVIDERS = frozenset(
         "xai",
     }
 )
-"""Those that are held to `acompletion` by contract tests. Of the others some block on the network while they transform
-(Ollama), and some go through the OpenAI SDK, where nothing is saved."""
+"""Those that are held to `acompletion` by contract tests. Of the others some use the network while they transform
+(Ollama), some know no HTTP client but their own (Cohere), and many go through the OpenAI SDK."""
 
 # what is made of these is made outside the transforms
 _NOT_DRIVEN = frozenset({"audio", "function_call", "functions", "modalities", "prediction", "web_search_options"})

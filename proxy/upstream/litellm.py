@@ -11,6 +11,7 @@ from array import array
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from json import JSONDecodeError
 from typing import Any
 from urllib.request import getproxies
@@ -25,7 +26,7 @@ from proxy.types import JSON
 from proxy.upstream import Endpoint
 from proxy.upstream.carrier import Carrier
 from proxy.upstream.direct import error_from, upstream_error
-from proxy.upstream.driving import Driver, drivable, retold
+from proxy.upstream.driving import PROVIDERS, Driver, drivable, retold
 from proxy.upstream.shaping import chunk, completion, dumped
 
 # Without these LiteLLM fetches its price table over the network, reads .env and prints to the terminal.
@@ -76,6 +77,7 @@ _LANE_ONLY = frozenset({"model", "messages", "stream"})
 _EMBEDDING_PARAMETERS = frozenset({"input", "dimensions", "encoding_format", "user", "input_type"})
 _OPENAI_SHAPED = frozenset({"openai", "custom_openai", "azure", "mistral", "openrouter"})
 _PROXIES = frozenset({"http", "https", "all"})
+_MODELS = 1024
 _PREFIXES = re.compile(r"^(?:litellm\.)?(?:\w+: )*(?:\w*Exception - )?")
 
 
@@ -87,6 +89,7 @@ class _Library:
     openai_streams: tuple[type, ...]
     errors: tuple[type[Exception], ...]
     driver: Driver | None
+    listed: Callable[[str, str], frozenset[str]]
 
     def openai_shaped(self, provider: str) -> bool:
         return provider in _OPENAI_SHAPED or provider in self.module.openai_compatible_providers
@@ -99,8 +102,7 @@ class _Library:
         """Parameters that LiteLLM's table denies this provider. An OpenAI-shaped one may judge for itself."""
         if not self.openai_shaped(endpoint.provider):
             return []
-        listed = self.module.get_supported_openai_params(model=endpoint.model, custom_llm_provider=endpoint.provider)
-        return sorted(_PARAMETERS.intersection(arguments) - set(listed or ()))
+        return sorted(_PARAMETERS.intersection(arguments) - self.listed(endpoint.model, endpoint.provider))
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,9 +112,13 @@ class _Stream:
 
 
 class LiteLLMLane:
-    """Calls any provider through `litellm.acompletion`, without its retries, callbacks and dropped parameters."""
+    """Calls any provider as `litellm.acompletion` does, without its retries, callbacks and dropped parameters.
 
-    def __init__(self) -> None:
+    Where it can be, the provider's transforms are driven without the rest of it; with `drive` off, nowhere.
+    """
+
+    def __init__(self, *, drive: bool = True) -> None:
+        self._drive = drive
         self._library: _Library | None = None
         self._loading = anyio.Lock()
 
@@ -178,11 +184,11 @@ class LiteLLMLane:
         async with self._loading:
             if self._library is None:
                 # seconds of work, which must not hold up the event loop
-                self._library = await anyio.to_thread.run_sync(_import)
+                self._library = await anyio.to_thread.run_sync(_import, self._drive)
         return self._library
 
 
-def _import() -> _Library:
+def _import(drive: bool) -> _Library:
     os.environ.update(_ENVIRONMENT)
     import aiohttp
     import litellm
@@ -191,7 +197,7 @@ def _import() -> _Library:
     from litellm.llms.openai.chat.gpt_transformation import OpenAIChatCompletionStreamingHandler
 
     # pydantic remarks on a type of LiteLLM's, of no use to anyone here
-    warnings.filterwarnings("ignore", message="Item '.*' on TypedDict class", category=UserWarning)
+    warnings.filterwarnings("ignore", message="Items? '.*' on TypedDict class", category=UserWarning)
     for name in ("LiteLLM", "LiteLLM Router", "LiteLLM Proxy"):
         # its handlers would write every line a second time, in a form of its own
         logging.getLogger(name).handlers.clear()
@@ -202,6 +208,7 @@ def _import() -> _Library:
     litellm.DEFAULT_MAX_RETRIES = 0
     # to count a stream's tokens, which is not wanted, it would fetch tokenizers over the network
     litellm.disable_hf_tokenizer_download = True
+    _remember(litellm)
     errors = (
         openai.OpenAIError,
         BaseLLMException,
@@ -215,8 +222,39 @@ def _import() -> _Library:
         module=litellm,
         openai_streams=(openai.AsyncStream, OpenAIChatCompletionStreamingHandler),
         errors=errors,
-        driver=_driver(litellm, errors),
+        driver=_driver(litellm, errors) if drive else None,
+        listed=_listing(litellm.get_supported_openai_params),
     )
+
+
+def _listing(ask: Callable[..., list[str] | None]) -> Callable[[str, str], frozenset[str]]:
+    """The parameters of a model by LiteLLM's table, which is asked once of each."""
+
+    @lru_cache(maxsize=_MODELS)
+    def listed(model: str, provider: str) -> frozenset[str]:
+        return frozenset(ask(model=model, custom_llm_provider=provider) or ())
+
+    return listed
+
+
+def _remember(litellm: Any) -> None:  # noqa: ANN401 - it publishes no types
+    """Have LiteLLM look a model up in its table once, and not eight times a call; nothing here changes that table."""
+    look_up = litellm.utils.get_model_info_helper
+
+    @lru_cache(maxsize=_MODELS)
+    def known(model: str, provider: str) -> JSON:
+        found: JSON = look_up(model=model, custom_llm_provider=provider)
+        return found
+
+    def remembered(
+        model: str, custom_llm_provider: str | None = None, api_base: str | None = None, api_key: str | None = None
+    ) -> JSON:
+        if custom_llm_provider in PROVIDERS and not api_base and not api_key:
+            return dict(known(model, custom_llm_provider))
+        found: JSON = look_up(model, custom_llm_provider, api_base, api_key)
+        return found
+
+    litellm.utils.get_model_info_helper = litellm.main.get_model_info_helper = remembered
 
 
 def _driver(litellm: Any, errors: tuple[type[Exception], ...]) -> Driver | None:  # noqa: ANN401 - it publishes no types
