@@ -58,12 +58,7 @@ class NativeUpstream:
         return sent
 
     def __enter__(self) -> Self:
-        upstream = self
-
-        class Handler(_Handler):
-            owner = upstream
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"owner": self}))
         self._server.daemon_threads = True
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,), name="native-upstream")
         self._thread.start()

@@ -3,7 +3,7 @@
 import re
 from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import anyio
 import anyio.to_thread
@@ -16,7 +16,8 @@ from proxy.upstream import Endpoint
 from proxy.upstream.assemble import Assembler
 from proxy.upstream.litellm import LiteLLMLane
 from proxy.upstream.usage import told
-from tests.fake_upstream import FakeUpstream, Fault, Reply, Script
+from tests.fake.script import Step
+from tests.fake_upstream import Call, FakeUpstream, Fault, Reply
 from tests.native_upstream import CLIENTS_OWN, Answer, NativeUpstream, Sent
 
 KEY = "sk-a-secret-of-ours"
@@ -69,6 +70,9 @@ pytestmark = [
     pytest.mark.anyio,
     # pydantic's remark on types of LiteLLM's; the lane's own filter ends with the test that imports LiteLLM
     pytest.mark.filterwarnings("ignore:Items? '.*' on TypedDict class"),
+    # and on what LiteLLM's stream wrapper, which is not driven, makes of its own types
+    pytest.mark.filterwarnings("ignore:Pydantic serializer warnings"),
+    pytest.mark.filterwarnings("ignore:Accessing the 'model_"),
 ]
 
 
@@ -252,6 +256,13 @@ REPLIES += [(provider, name, True) for provider, kind in KINDS.items() for name 
 SHAPED = ("deepseek", "fireworks_ai", "groq", "mistral", "openrouter", "together_ai", "xai")
 
 
+class Taking(Protocol):
+    """A provider that keeps what it was sent."""
+
+    def taken(self) -> list[Sent]:
+        """The requests since the last call of this."""
+
+
 @pytest.fixture
 async def lanes() -> AsyncIterator[tuple[LiteLLMLane, LiteLLMLane]]:
     """The transforms driven, and `acompletion` itself."""
@@ -262,9 +273,15 @@ async def lanes() -> AsyncIterator[tuple[LiteLLMLane, LiteLLMLane]]:
 
 
 @pytest.fixture(scope="module")
-def native() -> Iterator[NativeUpstream]:
+def listening() -> Iterator[NativeUpstream]:
     with NativeUpstream() as upstream:
         yield upstream
+
+
+@pytest.fixture
+def native(listening: NativeUpstream) -> NativeUpstream:
+    listening.taken()
+    return listening
 
 
 @dataclass(frozen=True, slots=True)
@@ -302,7 +319,7 @@ def answer_of(kind: Kind, name: str, *, stream: bool) -> Answer:
 
 
 async def both(
-    lanes: tuple[LiteLLMLane, LiteLLMLane], native: NativeUpstream, endpoint: Endpoint, body: JSON, *, stream: bool
+    lanes: tuple[LiteLLMLane, LiteLLMLane], native: Taking, endpoint: Endpoint, body: JSON, *, stream: bool
 ) -> list[tuple[list[Sent], Heard]]:
     """What was sent and what was heard, driven and by `acompletion`."""
     found = []
@@ -365,15 +382,16 @@ async def test_the_operators_parameters_and_headers_are_the_same_on_the_wire(
     lanes: tuple[LiteLLMLane, LiteLLMLane], native: NativeUpstream, provider: str, stream: bool
 ) -> None:
     native.answer = answer_of(KINDS[provider], "text", stream=stream)
-    params = {"temperature": 0.1, "extra_headers": {"x-team": "a"}, "extra_body": {"labels": {"a": "b"}}}
+    params: JSON = {"temperature": 0.1, "extra_headers": {"x-team": "a"}, "extra_body": {"labels": {"a": "b"}}}
     body = {"model": KINDS[provider].model, "messages": [USER], "top_p": 0.9, "unknown_field": 1}
     (sent, _), (sent_whole, _) = await both(lanes, native, at(native, provider, **params), body, stream=stream)
     assert sent == sent_whole
     assert sent[0].headers["x-team"] == "a"
 
 
-ANTHROPIC_ERROR = {"type": "error", "error": {"type": "rate_limit_error", "message": "Slow down."}}
-GOOGLE_ERROR = {"error": {"code": 429, "message": "Slow down.", "status": "RESOURCE_EXHAUSTED"}}
+ANTHROPIC_ERROR: JSON = {"type": "error", "error": {"type": "rate_limit_error", "message": "Slow down."}}
+GOOGLE_ERROR: JSON = {"error": {"code": 429, "message": "Slow down.", "status": "RESOURCE_EXHAUSTED"}}
+ERRORS: dict[str, JSON] = {"anthropic": ANTHROPIC_ERROR, "gemini": GOOGLE_ERROR}
 FAULTS = {
     "rate limit": Answer(ANTHROPIC_ERROR, status=429, headers={"retry-after": "7"}),
     "its rate limit": Answer(GOOGLE_ERROR, status=429),
@@ -415,30 +433,31 @@ async def test_a_reply_of_no_known_shape_is_the_providers_error_and_no_second_ca
     assert said.error[1] in {500, 502}
 
 
-@pytest.mark.parametrize("provider", KINDS)
+@pytest.mark.parametrize("breaks", [False, True])
 async def test_a_stream_that_ends_without_a_reason_is_an_error(
+    lanes: tuple[LiteLLMLane, LiteLLMLane], native: NativeUpstream, breaks: bool
+) -> None:
+    native.answer = Answer(events=ANTHROPIC.events["text"][:-2], names=True, breaks=breaks)
+    with pytest.raises(UpstreamUnreachable) as caught:
+        async for _ in lanes[0].stream(at(native, "anthropic"), {"model": "m", "messages": [USER]}, 10.0):
+            pass
+    assert caught.value.sent
+
+
+@pytest.mark.parametrize("provider", KINDS)
+async def test_an_error_in_a_stream_is_told_in_the_providers_words(
     lanes: tuple[LiteLLMLane, LiteLLMLane], native: NativeUpstream, provider: str
 ) -> None:
     kind = KINDS[provider]
-    for breaks in (False, True):
-        native.answer = Answer(events=kind.events["text"][:-2], names=kind.names, breaks=breaks)
-        with pytest.raises(UpstreamUnreachable) as caught:
-            async for _ in lanes[0].stream(at(native, provider), {"model": "m", "messages": [USER]}, 10.0):
-                pass
-        assert caught.value.sent
-
-
-async def test_an_error_in_a_stream_is_told_the_same(
-    lanes: tuple[LiteLLMLane, LiteLLMLane], native: NativeUpstream
-) -> None:
-    cases: dict[str, JSON] = {"anthropic": ANTHROPIC_ERROR, "gemini": GOOGLE_ERROR}
-    for provider, error in cases.items():
-        kind = KINDS[provider]
-        native.answer = Answer(events=[*kind.events["text"][:2], error], names=kind.names)
-        body = {"model": kind.model, "messages": [USER]}
-        (_, said), (_, said_whole) = await both(lanes, native, at(native, provider), body, stream=True)
-        assert said == said_whole
-        assert said.error is not None
+    error = ERRORS[provider]
+    native.answer = Answer(events=[*kind.events["text"][:2], error], names=kind.names)
+    body = {"model": kind.model, "messages": [USER]}
+    (_, said), (_, said_whole) = await both(lanes, native, at(native, provider), body, stream=True)
+    assert said.error is not None
+    assert said.error[:2] == said_whole.error[:2]
+    assert "Slow down." in said.error[2]
+    # there LiteLLM puts its own around them
+    assert said.error[2] in said_whole.error[2]
 
 
 @pytest.mark.parametrize("provider", KINDS)
@@ -447,7 +466,8 @@ async def test_closing_a_stream_disconnects(
 ) -> None:
     kind = KINDS[provider]
     native.gone.clear()
-    native.answer = Answer(events=[*kind.events["text"][:3], *kind.events["text"][2:3] * 100_000], names=kind.names)
+    *_, event = (each for each in kind.events["text"] if "answer" in str(each))
+    native.answer = Answer(events=[event] * 100_000, names=kind.names)
     stream = lanes[0].stream(at(native, provider), {"model": "m", "messages": [USER]}, 10.0)
     await anext(stream)
     await stream.aclose()
@@ -465,11 +485,12 @@ async def test_nobody_listening_is_unreachable_and_nothing_was_sent(
     assert "127.0.0.1" not in caught.value.message
 
 
-SHAPED_REPLIES = {
+SHAPED_REPLIES: dict[str, Step] = {
     "text": Reply(("The answer is 42.",), cached_tokens=2, service_tier="default"),
     "a call": Reply(tool_calls=[{"name": "add", "arguments": '{"a":1}'}], service_tier="default"),
     "reasoning": Reply(("42",), reasoning_content="Six sevens.", service_tier="default"),
     "refusal": Reply(refusal="I will not.", service_tier="default"),
+    "fault": Fault(429, "slow down", "requests", "rate_limit_exceeded", retry_after=7),
     "length": Reply(("one two three",), finish_reason="length", service_tier="default"),
 }
 SHAPED_REQUESTS: dict[str, JSON] = {
@@ -481,63 +502,91 @@ SHAPED_REQUESTS: dict[str, JSON] = {
 }
 
 
-async def both_shaped(
-    lanes: tuple[LiteLLMLane, LiteLLMLane], provider: str, script: Script, body: JSON, *, stream: bool
-) -> list[tuple[Any, Heard]]:
-    """As `both`, of a provider of OpenAI's shape."""
-    found = []
-    for lane in lanes:
-        with FakeUpstream(script) as upstream:
-            endpoint = Endpoint(provider, "small", upstream.base_url, KEY, {})
-            said = await heard(lane, endpoint, body, stream=stream)
-            found.append(([(call.path, said_by_client(call.headers), call.body) for call in upstream.calls], said))
-    return found
+# what LiteLLM's wrapper of a stream loses, and the provider's own chunks have
+LOST = {("openrouter", "n"), ("openrouter", "refusal")}
 
 
-def said_by_client(headers: Mapping[str, str]) -> JSON:
-    return {name: value for name, value in headers.items() if name not in CLIENTS_OWN}
+class Shaped:
+    """A provider of OpenAI's shape; `reply` is what it says."""
+
+    def __init__(self) -> None:
+        self.reply: Step = Reply()
+        self.upstream = FakeUpstream(self._say)
+
+    def _say(self, _: Call) -> Step:
+        return self.reply
+
+    def taken(self) -> list[Sent]:
+        self.upstream.wait(lambda: not self.upstream.in_flight)
+        calls = [
+            Sent(call.path, {name: said for name, said in call.headers.items() if name not in CLIENTS_OWN}, call.body)
+            for call in self.upstream.calls
+        ]
+        self.upstream.calls.clear()
+        return calls
+
+
+@pytest.fixture(scope="module")
+def shaped() -> Iterator[Shaped]:
+    made = Shaped()
+    with made.upstream:
+        yield made
 
 
 @STREAM
 @pytest.mark.parametrize("name", SHAPED_REQUESTS)
 @pytest.mark.parametrize("provider", SHAPED)
 async def test_a_request_in_openais_shape_is_the_same_on_the_wire(
-    lanes: tuple[LiteLLMLane, LiteLLMLane], provider: str, name: str, stream: bool
+    lanes: tuple[LiteLLMLane, LiteLLMLane], shaped: Shaped, provider: str, name: str, stream: bool
 ) -> None:
+    shaped.reply = SHAPED_REPLIES["text"]
     body = {"model": "small", "messages": [USER], **SHAPED_REQUESTS[name]}
-    (sent, said), (sent_whole, said_whole) = await both_shaped(
-        lanes, provider, SHAPED_REPLIES["text"], body, stream=stream
-    )
+    endpoint = Endpoint(provider, "small", shaped.upstream.base_url, KEY, {})
+    (sent, said), (sent_whole, said_whole) = await both(lanes, shaped, endpoint, body, stream=stream)
     assert len(sent) == 1
     assert sent == sent_whole
-    assert said == said_whole
     assert said.error is None
+    assert said == said_whole or (stream and (provider, name) in LOST)
 
 
 @STREAM
-@pytest.mark.parametrize("name", [*SHAPED_REPLIES, "fault"])
+@pytest.mark.parametrize("name", SHAPED_REPLIES)
 @pytest.mark.parametrize("provider", SHAPED)
 async def test_a_reply_in_openais_shape_reads_the_same(
-    lanes: tuple[LiteLLMLane, LiteLLMLane], provider: str, name: str, stream: bool
+    lanes: tuple[LiteLLMLane, LiteLLMLane], shaped: Shaped, provider: str, name: str, stream: bool
 ) -> None:
-    fault = Fault(429, "slow down", "requests", "rate_limit_exceeded", retry_after=7)
+    shaped.reply = SHAPED_REPLIES[name]
     body = {"model": "small", "messages": [USER], "tools": [ADD]}
-    (sent, said), (_, said_whole) = await both_shaped(
-        lanes, provider, SHAPED_REPLIES.get(name, fault), body, stream=stream
-    )
+    endpoint = Endpoint(provider, "small", shaped.upstream.base_url, KEY, {})
+    (sent, said), (_, said_whole) = await both(lanes, shaped, endpoint, body, stream=stream)
     assert len(sent) == 1
-    assert said == said_whole
+    assert said == said_whole or (stream and (provider, name) in LOST)
     assert (said.error is not None) == (name == "fault")
+
+
+@pytest.mark.parametrize("name", ["n", "refusal"])
+async def test_what_litellms_stream_wrapper_loses_is_told(
+    lanes: tuple[LiteLLMLane, LiteLLMLane], shaped: Shaped, name: str
+) -> None:
+    shaped.reply = SHAPED_REPLIES["refusal" if name == "refusal" else "text"]
+    body = {"model": "small", "messages": [USER], "n": 2 if name == "n" else 1}
+    endpoint = Endpoint("openrouter", "small", shaped.upstream.base_url, KEY, {})
+    said = await heard(lanes[0], endpoint, body, stream=True)
+    message = {"role": "assistant", "content": "The answer is 42."}
+    refusal = {"role": "assistant", "content": None, "refusal": "I will not."}
+    assert [each[1] for each in said.choices] == ([refusal] if name == "refusal" else [message, message])
 
 
 async def test_what_cannot_be_driven_goes_by_acompletion(
     lanes: tuple[LiteLLMLane, LiteLLMLane], native: NativeUpstream
 ) -> None:
-    native.answer = answer_of(ANTHROPIC, "a call", stream=False)
-    body = {"model": "m", "messages": [USER], "functions": [ADD["function"]], "function_call": "auto"}
-    said = await heard(lanes[0], at(native, "anthropic"), body, stream=False)
-    assert len(native.taken()) == 1
-    assert said == await heard(lanes[1], at(native, "anthropic"), body, stream=False)
+    native.answer = answer_of(ANTHROPIC, "thoughts", stream=True)
+    body = {"model": ANTHROPIC.model, "messages": [USER]}
+    endpoint = at(native, "anthropic", merge_reasoning_content_in_choices=True)
+    said = await heard(lanes[0], endpoint, body, stream=True)
+    ((_, message, _, _),) = said.choices
+    # its wrapper does that, which is not driven
+    assert message["content"] == "<think>Six sevens.</think>42"
 
 
 async def test_connections_are_kept(lanes: tuple[LiteLLMLane, LiteLLMLane], native: NativeUpstream) -> None:

@@ -4,10 +4,11 @@ What builds the request and reads the reply is the very function within `acomple
 that writes nothing, an HTTP client of ours and a reading of the provider's own chunks stand for what is left out.
 """
 
-from asyncio import iscoroutine
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 from proxy.errors import UpstreamMalformed, UpstreamUnreachable
 from proxy.types import JSON
@@ -35,6 +36,9 @@ PROVIDERS = frozenset(
 _NOT_DRIVEN = frozenset({"audio", "function_call", "functions", "modalities", "prediction", "web_search_options"})
 # what the transforms of a strange reply, or of a strange request, raise without purpose
 _UNFORESEEN = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError)
+_NOWHERE = "http://provider.invalid"
+_USER = {"role": "user", "content": "."}
+_ONCE = frozenset({"id", "created", "model", "object"})
 _OPERATORS = frozenset({"additional_drop_params", "extra_body", "extra_headers"})
 
 
@@ -112,25 +116,48 @@ class Driver:
     async def open(self, arguments: JSON, timeout: float) -> Opened | None:
         """The provider's chunks as its transforms have them; else as `complete`, of the chunks too."""
         errand = Errand(self._carrier, timeout)
+        opened = None
         try:
             wrapped = await self._called({**arguments, "stream": True}, errand)
             if wrapped.completion_stream is None:
                 # Gemini's is not called before its first chunk is wanted
                 await wrapped.fetch_stream()
-            return Opened(_read(aiter(wrapped.completion_stream)), errand.close)
+            opened = Opened(_read(aiter(wrapped.completion_stream)), errand.close)
         except self._foreseen as error:
             _give_up(error, errand)
-            return None
+        finally:
+            if opened is None:
+                errand.close()
+        return opened
+
+    def rehearse(self, model: str) -> None:
+        """Do all of a call of `model` but the sending, in a thread of its own: the first one imports much."""
+        arguments = {"model": model, "api_base": _NOWHERE, "api_key": "none", "messages": [dict(_USER)]}
+        for stream in (False, True):
+            with suppress(_NotSent, *self._foreseen):
+                asyncio.run(self._rehearse({**arguments, "stream": stream}))
+
+    async def _rehearse(self, arguments: JSON) -> None:
+        await self._called(arguments, _Rehearsed())
 
     async def close(self) -> None:
         """Close the connections."""
         await self._carrier.close()
 
-    async def _called(self, arguments: JSON, errand: Errand) -> Any:  # noqa: ANN401 - LiteLLM publishes no types
+    async def _called(self, arguments: JSON, errand: "Errand | _Rehearsed") -> Any:  # noqa: ANN401 - LiteLLM publishes no types
         handler: Any = object.__new__(self._client)
         handler.post = errand.post
         reply = self._within(**arguments, acompletion=True, litellm_logging_obj=Silence(), client=handler)
-        return await reply if iscoroutine(reply) else reply
+        return await reply if asyncio.iscoroutine(reply) else reply
+
+
+class _NotSent(Exception):
+    """A rehearsal is over."""
+
+
+class _Rehearsed:
+    async def post(self, *_: object, **__: object) -> NoReturn:
+        raise _NotSent
 
 
 def _give_up(error: Exception, errand: Errand) -> None:
@@ -162,21 +189,23 @@ async def retold(chunks: AsyncIterator[Any], *, include_usage: bool) -> AsyncGen
     head: JSON = {}
     usage: JSON | None = None
     finish = None
-    role = {"role": "assistant"}
+    begin = {"role": "assistant"}
     async for told in chunks:
-        if told is None or not (fields := _fields(told)):
+        if told is None:
             continue
+        fields = _fields(told)
         usage = fields.pop("usage", None) or usage
-        (choice,) = fields.pop("choices", None) or [{}]
-        ended = choice.pop("finish_reason", None)
+        choices: Sequence[JSON] = fields.pop("choices", None) or ({},)
+        # each chunk has a time of its own, and what is found out, as sources are, comes with the last ones
+        head |= {name: value for name, value in fields.items() if value and (name not in _ONCE or name not in head)}
+        ended = choices[0].pop("finish_reason", None)
         if finish is None or not isinstance(told, Mapping):
             # what ends a stream says no more than that
             finish = ended or finish
-        head = {**fields, **head}
-        delta = choice.get("delta") or {}
-        if any(value not in ("", None) for key, value in delta.items() if key != "role"):
-            yield {**head, "choices": [{**choice, "index": 0, "delta": role | delta}]}
-            role = {}
+        delta = choices[0].get("delta") or {}
+        if any(value not in ("", None) for name, value in delta.items() if name != "role"):
+            yield {**head, "choices": [{**choices[0], "index": 0, "delta": begin | delta}]}
+            begin = {}
     if finish is None:
         raise UpstreamUnreachable("the provider's stream ended too early", sent=True)
     yield {**head, "choices": [{"index": 0, "delta": {}, "finish_reason": finish}]}

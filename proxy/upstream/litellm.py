@@ -11,7 +11,7 @@ from array import array
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 from json import JSONDecodeError
 from typing import Any
 from urllib.request import getproxies
@@ -76,6 +76,7 @@ _LANE_ONLY = frozenset({"model", "messages", "stream"})
 # as with chats a client must not reach anything else that `aembedding` takes by name
 _EMBEDDING_PARAMETERS = frozenset({"input", "dimensions", "encoding_format", "user", "input_type"})
 _OPENAI_SHAPED = frozenset({"openai", "custom_openai", "azure", "mistral", "openrouter"})
+_OWN_WAYS = frozenset({"ANTHROPIC_FEDERATION_RULE_ID", "SSL_CERTIFICATE"})
 _PROXIES = frozenset({"http", "https", "all"})
 _MODELS = 1024
 _PREFIXES = re.compile(r"^(?:litellm\.)?(?:\w+: )*(?:\w*Exception - )?")
@@ -120,11 +121,12 @@ class LiteLLMLane:
     def __init__(self, *, drive: bool = True) -> None:
         self._drive = drive
         self._library: _Library | None = None
+        self._ready: set[str] = set()
         self._loading = anyio.Lock()
 
     async def complete(self, endpoint: Endpoint, body: JSON, timeout: float) -> bytes:
         """One call, its whole reply."""
-        library = await self._load()
+        library = await self._load(endpoint)
         with _mapped(library, endpoint):
             with anyio.fail_after(timeout):
                 reply = await _completed(library, endpoint, body, timeout)
@@ -132,7 +134,7 @@ class LiteLLMLane:
 
     async def stream(self, endpoint: Endpoint, body: JSON, timeout: float) -> AsyncGenerator[bytes, None]:
         """One streamed call, chunk by chunk. Several choices of a provider of another shape come in one piece."""
-        library = await self._load()
+        library = await self._load(endpoint)
         if (body.get("n") or 1) > 1 and not library.openai_shaped(endpoint.provider):
             # LiteLLM's own stream tells the finish_reason of one choice only
             whole = {key: value for key, value in body.items() if key != "stream_options"}
@@ -163,7 +165,7 @@ class LiteLLMLane:
         if path != "embeddings":
             raise UpstreamError(f"{endpoint.provider} has no {path}: it is for OpenAI-compatible servers", status=404)
         arguments = {**endpoint.params, **_embedding(body), **_fixed(endpoint, timeout)}
-        library = await self._load()
+        library = await self._load(endpoint)
         with _mapped(library, endpoint):
             with anyio.fail_after(timeout):
                 reply = await library.module.aembedding(**arguments)
@@ -180,11 +182,19 @@ class LiteLLMLane:
             if self._library.driver is not None:
                 await self._library.driver.close()
 
-    async def _load(self) -> _Library:
+    async def _load(self, endpoint: Endpoint) -> _Library:
+        if self._library is not None and endpoint.provider in self._ready:
+            return self._library
         async with self._loading:
             if self._library is None:
                 # seconds of work, which must not hold up the event loop
                 self._library = await anyio.to_thread.run_sync(_import, self._drive)
+            if endpoint.provider not in self._ready:
+                # and what LiteLLM imports at a provider's first call is half a second's
+                driver = self._library.driver_of(endpoint, {})
+                if driver is not None:
+                    await anyio.to_thread.run_sync(driver.rehearse, f"{endpoint.provider}/{endpoint.model}")
+                self._ready.add(endpoint.provider)
         return self._library
 
 
@@ -209,6 +219,8 @@ def _import(drive: bool) -> _Library:
     # to count a stream's tokens, which is not wanted, it would fetch tokenizers over the network
     litellm.disable_hf_tokenizer_download = True
     _remember(litellm)
+    # 40 MB, for counting what a provider has not told
+    litellm.main._encoding_cache = _Later(litellm.main._load_default_encoding)
     errors = (
         openai.OpenAIError,
         BaseLLMException,
@@ -225,6 +237,16 @@ def _import(drive: bool) -> _Library:
         driver=_driver(litellm, errors) if drive else None,
         listed=_listing(litellm.get_supported_openai_params),
     )
+
+
+class _Later:
+    """What `load` gives, once something is asked of it."""
+
+    def __init__(self, load: Callable[[], object]) -> None:
+        self._loaded = cache(load)
+
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - anything that it has
+        return getattr(self._loaded(), name)
 
 
 def _listing(ask: Callable[..., list[str] | None]) -> Callable[[str, str], frozenset[str]]:
@@ -258,10 +280,10 @@ def _remember(litellm: Any) -> None:  # noqa: ANN401 - it publishes no types
 
 
 def _driver(litellm: Any, errors: tuple[type[Exception], ...]) -> Driver | None:  # noqa: ANN401 - it publishes no types
-    """None where the environment asks for what only LiteLLM's own client does: a proxy, or a client's certificate."""
+    """None where the environment asks for what only LiteLLM itself does: a proxy, a client's certificate, tokens."""
     from litellm.llms.custom_httpx.http_handler import AsyncHTTPHandler, get_default_headers, get_ssl_configuration
 
-    if not _PROXIES.isdisjoint(getproxies()) or "SSL_CERTIFICATE" in os.environ:
+    if not _PROXIES.isdisjoint(getproxies()) or not _OWN_WAYS.isdisjoint(os.environ):
         return None
     carrier = Carrier(get_ssl_configuration(), get_default_headers())
     return Driver(inspect.unwrap(litellm.completion), AsyncHTTPHandler, carrier, errors)
