@@ -596,3 +596,16 @@ async def test_connections_are_kept(lanes: tuple[LiteLLMLane, LiteLLMLane], nati
         native.answer = answer_of(ANTHROPIC, "text", stream=stream)
         await heard(lanes[0], at(native, "anthropic"), body, stream=stream)
     assert native.connections == before + 1
+
+
+async def test_an_environment_with_a_proxy_keeps_litellms_own_http(
+    native: NativeUpstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HTTP_PROXY", native.url)
+    lane = LiteLLMLane()
+    native.answer = answer_of(ANTHROPIC, "text", stream=False)
+    endpoint = Endpoint("anthropic", ANTHROPIC.model, "http://provider.invalid", KEY, {})
+    said = await heard(lane, endpoint, {"model": ANTHROPIC.model, "messages": [USER]}, stream=False)
+    await lane.close()
+    assert [sent.path for sent in native.taken()] == ["http://provider.invalid/v1/messages"]
+    assert said.error is None

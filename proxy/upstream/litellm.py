@@ -1,13 +1,11 @@
 """The wide lane: every provider that LiteLLM knows. The one module that imports LiteLLM, at its first call."""
 
-import base64
+import asyncio
 import inspect
 import logging
 import os
 import re
-import sys
 import warnings
-from array import array
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,57 +22,15 @@ import orjson
 from proxy.errors import UpstreamError, UpstreamMalformed, UpstreamTimeout, UpstreamUnreachable
 from proxy.types import JSON
 from proxy.upstream import Endpoint
+from proxy.upstream.arguments import NATIVE_PARAMETERS, of_chat, of_embeddings
 from proxy.upstream.carrier import Carrier
 from proxy.upstream.direct import error_from, upstream_error
 from proxy.upstream.driving import PROVIDERS, Driver, drivable, retold
-from proxy.upstream.shaping import chunk, completion, dumped
+from proxy.upstream.shaping import as_base64, chunk, completion, dumped
 
 # Without these LiteLLM fetches its price table over the network, reads .env and prints to the terminal.
 _ENVIRONMENT = {"LITELLM_LOCAL_MODEL_COST_MAP": "True", "LITELLM_MODE": "PRODUCTION", "LITELLM_LOG": "ERROR"}
 
-# What `acompletion` takes by name and means what OpenAI means by it. Every other field of a body goes into the wire
-# body as it is: among the names that LiteLLM takes are api_base, fallbacks and mock_response, and a client must not
-# reach those.
-_PARAMETERS = frozenset(
-    {
-        "audio",
-        "frequency_penalty",
-        "function_call",
-        "functions",
-        "logit_bias",
-        "logprobs",
-        "max_completion_tokens",
-        "max_tokens",
-        "modalities",
-        "n",
-        "parallel_tool_calls",
-        "prediction",
-        "presence_penalty",
-        "prompt_cache_key",
-        "reasoning_effort",
-        "response_format",
-        "safety_identifier",
-        "seed",
-        "service_tier",
-        "stop",
-        "store",
-        "stream_options",
-        "temperature",
-        "thinking",
-        "tool_choice",
-        "tools",
-        "top_logprobs",
-        "top_p",
-        "user",
-        "verbosity",
-        "web_search_options",
-    }
-)
-# providers of another shape have no wire body to put it in
-_NATIVE_PARAMETERS = _PARAMETERS | {"top_k"}
-_LANE_ONLY = frozenset({"model", "messages", "stream"})
-# as with chats a client must not reach anything else that `aembedding` takes by name
-_EMBEDDING_PARAMETERS = frozenset({"input", "dimensions", "encoding_format", "user", "input_type"})
 _OPENAI_SHAPED = frozenset({"openai", "custom_openai", "azure", "mistral", "openrouter"})
 _OWN_WAYS = frozenset({"ANTHROPIC_FEDERATION_RULE_ID", "SSL_CERTIFICATE"})
 _PROXIES = frozenset({"http", "https", "all"})
@@ -90,20 +46,20 @@ class _Library:
     openai_streams: tuple[type, ...]
     errors: tuple[type[Exception], ...]
     driver: Driver | None
-    listed: Callable[[str, str], frozenset[str]]
+    parameters: Callable[[str, str], frozenset[str]]
 
     def openai_shaped(self, provider: str) -> bool:
         return provider in _OPENAI_SHAPED or provider in self.module.openai_compatible_providers
 
     def driver_of(self, endpoint: Endpoint, body: JSON) -> Driver | None:
         """What can make this call without `acompletion`."""
-        return self.driver if drivable(endpoint, body, _NATIVE_PARAMETERS) else None
+        return self.driver if drivable(endpoint, body, NATIVE_PARAMETERS) else None
 
-    def unlisted(self, endpoint: Endpoint, arguments: JSON) -> list[str]:
-        """Parameters that LiteLLM's table denies this provider. An OpenAI-shaped one may judge for itself."""
-        if not self.openai_shaped(endpoint.provider):
-            return []
-        return sorted(_PARAMETERS.intersection(arguments) - self.listed(endpoint.model, endpoint.provider))
+    def arguments(self, endpoint: Endpoint, body: JSON, timeout: float) -> JSON:
+        """What `acompletion` is called with: a copy, for it works in place."""
+        shaped = self.openai_shaped(endpoint.provider)
+        listed = self.parameters(endpoint.model, endpoint.provider) if shaped else None
+        return of_chat(endpoint, body, timeout, listed)
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +96,7 @@ class LiteLLMLane:
             whole = {key: value for key, value in body.items() if key != "stream_options"}
             yield await self.complete(endpoint, whole, timeout)
             return
-        deadline = anyio.current_time() + timeout
+        deadline = asyncio.get_running_loop().time() + timeout
         started = False
         with _mapped(library, endpoint):
             with anyio.fail_after(timeout):
@@ -148,7 +104,8 @@ class LiteLLMLane:
         try:
             while True:
                 with _mapped(library, endpoint, started=started):
-                    with anyio.fail_after(deadline - anyio.current_time()):
+                    # a cancel scope of anyio's costs as much as a chunk
+                    async with asyncio.timeout_at(deadline):
                         told = await anext(stream.chunks, None)
                     if told is None:
                         return
@@ -164,7 +121,7 @@ class LiteLLMLane:
         """
         if path != "embeddings":
             raise UpstreamError(f"{endpoint.provider} has no {path}: it is for OpenAI-compatible servers", status=404)
-        arguments = {**endpoint.params, **_embedding(body), **_fixed(endpoint, timeout)}
+        arguments = of_embeddings(endpoint, body, timeout)
         library = await self._load(endpoint)
         with _mapped(library, endpoint):
             with anyio.fail_after(timeout):
@@ -172,7 +129,7 @@ class LiteLLMLane:
             told = dumped(reply)
         if body.get("encoding_format") == "base64":
             for item in told.get("data") or ():
-                item["embedding"] = _base64(item.get("embedding"))
+                item["embedding"] = as_base64(item.get("embedding"))
         return orjson.dumps(told)
 
     async def close(self) -> None:
@@ -216,11 +173,7 @@ def _import(drive: bool) -> _Library:
     litellm.drop_params = False
     # its embeddings take a max_retries of 0 for none given, and retries would be out of the account
     litellm.DEFAULT_MAX_RETRIES = 0
-    # to count a stream's tokens, which is not wanted, it would fetch tokenizers over the network
-    litellm.disable_hf_tokenizer_download = True
-    _remember(litellm)
-    # 40 MB, for counting what a provider has not told
-    litellm.main._encoding_cache = _Later(litellm.main._load_default_encoding)
+    _lighten(litellm)
     errors = (
         openai.OpenAIError,
         BaseLLMException,
@@ -235,7 +188,7 @@ def _import(drive: bool) -> _Library:
         openai_streams=(openai.AsyncStream, OpenAIChatCompletionStreamingHandler),
         errors=errors,
         driver=_driver(litellm, errors) if drive else None,
-        listed=_listing(litellm.get_supported_openai_params),
+        parameters=_listing(litellm.get_supported_openai_params),
     )
 
 
@@ -259,24 +212,35 @@ def _listing(ask: Callable[..., list[str] | None]) -> Callable[[str, str], froze
     return listed
 
 
-def _remember(litellm: Any) -> None:  # noqa: ANN401 - it publishes no types
-    """Have LiteLLM look a model up in its table once, and not eight times a call; nothing here changes that table."""
-    look_up = litellm.utils.get_model_info_helper
+class _Table:
+    """LiteLLM's own look-up of a model, made once and not eight times a call; nothing here changes its table."""
 
-    @lru_cache(maxsize=_MODELS)
-    def known(model: str, provider: str) -> JSON:
-        found: JSON = look_up(model=model, custom_llm_provider=provider)
-        return found
+    def __init__(self, look_up: Callable[..., JSON]) -> None:
+        self._look_up = look_up
+        self._known = lru_cache(maxsize=_MODELS)(look_up)
 
-    def remembered(
-        model: str, custom_llm_provider: str | None = None, api_base: str | None = None, api_key: str | None = None
+    def __call__(
+        self,
+        model: str,
+        custom_llm_provider: str | None = None,
+        api_base: str | None = None,
+        api_key: str | None = None,
     ) -> JSON:
         if custom_llm_provider in PROVIDERS and not api_base and not api_key:
-            return dict(known(model, custom_llm_provider))
-        found: JSON = look_up(model, custom_llm_provider, api_base, api_key)
-        return found
+            return dict(self._known(model, custom_llm_provider))
+        return self._look_up(model, custom_llm_provider, api_base, api_key)
 
-    litellm.utils.get_model_info_helper = litellm.main.get_model_info_helper = remembered
+
+def _lighten(litellm: Any) -> None:  # noqa: ANN401 - it publishes no types
+    """Spare what LiteLLM does again and again, or for nothing."""
+    # to count a stream's tokens, which is not wanted, it would fetch tokenizers over the network
+    litellm.disable_hf_tokenizer_download = True
+    if litellm.main._encoding_cache is None:
+        # 40 MB, for counting what a provider has not told
+        litellm.main._encoding_cache = _Later(litellm.main._load_default_encoding)
+    if not isinstance(litellm.utils.get_model_info_helper, _Table):
+        table = _Table(litellm.utils.get_model_info_helper)
+        litellm.utils.get_model_info_helper = litellm.main.get_model_info_helper = table
 
 
 def _driver(litellm: Any, errors: tuple[type[Exception], ...]) -> Driver | None:  # noqa: ANN401 - it publishes no types
@@ -289,78 +253,18 @@ def _driver(litellm: Any, errors: tuple[type[Exception], ...]) -> Driver | None:
     return Driver(inspect.unwrap(litellm.completion), AsyncHTTPHandler, carrier, errors)
 
 
-def _arguments(library: _Library, endpoint: Endpoint, body: JSON, timeout: float) -> JSON:
-    """The arguments of `acompletion` for `body`: the operator's parameters, then the client's, then what is fixed."""
-    body = orjson.loads(orjson.dumps(body))  # LiteLLM's transforms work in place, and draws share one body
-    names = _PARAMETERS if library.openai_shaped(endpoint.provider) else _NATIVE_PARAMETERS
-    known = {key: value for key, value in body.items() if key in names}
-    unknown = {key: value for key, value in body.items() if key not in names | _LANE_ONLY}
-    if endpoint.provider == "mistral" and "seed" in known:
-        # LiteLLM renames it by way of an extra_body of its own, which ours would replace
-        unknown["random_seed"] = known.pop("seed")
-    arguments = {**endpoint.params, **known}
-    if allowed := library.unlisted(endpoint, arguments):
-        arguments["allowed_openai_params"] = [*arguments.get("allowed_openai_params", ()), *allowed]
-    if unknown:
-        arguments["extra_body"] = {**arguments.get("extra_body", {}), **unknown}
-    return arguments | {
-        **_fixed(endpoint, timeout),
-        "messages": body.get("messages"),
-        # with tools LiteLLM looks for its own MCP gateway first, and needs a package for that which is not there
-        "_skip_mcp_handler": True,
-    }
-
-
-def _embedding(body: JSON) -> JSON:
-    """What goes to LiteLLM of a body of `embeddings`. Raises UpstreamError for a field that cannot be passed on."""
-    for name in sorted(body.keys() - _EMBEDDING_PARAMETERS - {"model"}):
-        raise UpstreamError(
-            f"{name}: this model's embeddings do not take it",
-            status=400,
-            type="invalid_request_error",
-            code="unknown_parameter",
-            param=name,
-        )
-    told = {name: value for name, value in body.items() if value is not None and name != "model"}
-    if told.get("encoding_format") in ("float", "base64"):
-        del told["encoding_format"]
-    return told
-
-
-def _base64(vector: object) -> object:
-    """A vector of numbers as OpenAI's base64: 32-bit floats, little-endian."""
-    if not isinstance(vector, list):
-        return vector
-    floats = array("f", vector)
-    if sys.byteorder == "big":
-        floats.byteswap()
-    return base64.b64encode(floats.tobytes()).decode()
-
-
-def _fixed(endpoint: Endpoint, timeout: float) -> JSON:
-    """Where a call goes, and that it is made once."""
-    access = {"api_base": endpoint.api_base, "api_key": endpoint.api_key}
-    return {name: value for name, value in access.items() if value is not None} | {
-        "model": f"{endpoint.provider}/{endpoint.model}",
-        "timeout": timeout,
-        "num_retries": 0,
-        "max_retries": 0,
-        "drop_params": False,
-    }
-
-
 async def _completed(library: _Library, endpoint: Endpoint, body: JSON, timeout: float) -> JSON:
     driver = library.driver_of(endpoint, body)
-    reply = driver and await driver.complete(_arguments(library, endpoint, body, timeout), timeout)
+    reply = driver and await driver.complete(library.arguments(endpoint, body, timeout), timeout)
     if reply:
         return reply
-    return dumped(await library.module.acompletion(**_arguments(library, endpoint, body, timeout), stream=False))
+    return dumped(await library.module.acompletion(**library.arguments(endpoint, body, timeout), stream=False))
 
 
 async def _opened(library: _Library, endpoint: Endpoint, body: JSON, timeout: float) -> _Stream:
     shaped = library.openai_shaped(endpoint.provider)
     driver = library.driver_of(endpoint, body)
-    opened = driver and await driver.open(_arguments(library, endpoint, body, timeout), timeout)
+    opened = driver and await driver.open(library.arguments(endpoint, body, timeout), timeout)
     if opened:
         include_usage = bool((body.get("stream_options") or {}).get("include_usage"))
         chunks = _plain(opened.chunks) if shaped else retold(opened.chunks, include_usage=include_usage)
@@ -371,7 +275,7 @@ async def _opened(library: _Library, endpoint: Endpoint, body: JSON, timeout: fl
             await opened.chunks.aclose()
 
         return _Stream(chunks, close)
-    wrapped = await library.module.acompletion(**_arguments(library, endpoint, body, timeout), stream=True)
+    wrapped = await library.module.acompletion(**library.arguments(endpoint, body, timeout), stream=True)
     source: Any = getattr(wrapped, "completion_stream", None)
     # LiteLLM's wrapper loses refusals and all finish reasons but one, and makes up a usage where none was told
     told: Any = source if isinstance(source, library.openai_streams) else wrapped

@@ -1,12 +1,12 @@
 """What LiteLLM's objects hold, in OpenAI's shape."""
 
+import base64
+import sys
+from array import array
 from typing import Any
 
 from proxy.types import JSON
 from proxy.upstream import Endpoint
-
-_ROLE = {"role": "assistant"}
-_FOR_NOBODY = ("provider_specific_fields", "citations")
 
 
 def dumped(model: Any) -> JSON:  # noqa: ANN401 - LiteLLM publishes no types
@@ -37,6 +37,16 @@ def chunk(told: JSON) -> JSON:
         choice["logprobs"] = _logprobs(choice.get("logprobs"))
         choice.setdefault("finish_reason", None)
     return told
+
+
+def as_base64(vector: object) -> object:
+    """A vector of numbers as OpenAI's base64: 32-bit floats, little-endian."""
+    if not isinstance(vector, list):
+        return vector
+    floats = array("f", vector)
+    if sys.byteorder == "big":
+        floats.byteswap()
+    return base64.b64encode(floats.tobytes()).decode()
 
 
 def _logprobs(told: JSON | None) -> JSON | None:
