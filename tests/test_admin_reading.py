@@ -144,6 +144,12 @@ def test_all_that_reads_is_told_while_the_file_is_locked(tmp_path: Path) -> None
         assert http.get("/key/list", params={"team_id": "acme"}).json()["total_count"] == 2
 
 
+def paths(output: Path) -> list[str]:
+    """What was asked of the admin API, as the log tells it."""
+    lines = [json.loads(line) for line in output.read_text().splitlines() if line.startswith("{")]
+    return [line["path"] for line in lines if line["event"] == "admin"]
+
+
 def test_every_worker_tells_at_once_what_another_has_changed(tmp_path: Path) -> None:
     with FakeUpstream("42") as upstream:
         (tmp_path / "tally.json").write_text(json.dumps(configuration(upstream.base_url, tmp_path)))
@@ -158,5 +164,4 @@ def test_every_worker_tells_at_once_what_another_has_changed(tmp_path: Path) -> 
                 assert http.get("/key/info", params={"key": new}).json()["key"] == made["token"]
                 assert http.get("/key/info", params={"key": made["key"]}).status_code == 404
             http.close()
-        told = [json.loads(line) for line in server.output.read_text().splitlines() if '"event": "admin"' in line]
-    assert [line["path"] for line in told].count("/key/generate") == 6
+            upstream.wait(lambda: paths(server.output).count("/key/generate") == 6)

@@ -24,9 +24,12 @@ from proxy.ledger import Amount, Ballot, DrawRow, Ledger, RequestRow, Reservatio
 from proxy.ledger.books import Books
 from proxy.ledger.checking import check
 from proxy.ledger.counters import affordable
+from proxy.ledger.feedback import recent_outcomes, tell_feedback
 from proxy.ledger.postgres import PostgresBooks
 from proxy.ledger.reports import draw_columns, draws, key_sheets, sheets, verdicts
+from proxy.ledger.reserving import PART
 from proxy.ledger.schema import MIGRATIONS, migrate, version
+from proxy.ledger.scores import recent_scores
 from proxy.ledger.sqlite import SqliteLedger
 from proxy.ledger.store import database_path
 from proxy.types import Account, Budget, Limits, Tenant
@@ -357,6 +360,53 @@ def test_requests_of_two_tenants_with_one_name_are_two(books: Books, clock: Simp
     assert [(one.tenant, one.request) for one in verdicts(books)] == [("other", "same"), ("acme", "same")]
     assert [one.recorded_at for one in verdicts(books, "acme")] == [NOON]
     assert len(verdicts(books, limit=1)) == 1
+
+
+def test_what_a_group_settles_as_a_window_begins_is_spent_in_that_window(clock: SimpleNamespace) -> None:
+    def tick() -> float:
+        clock.now += 1e-6
+        return float(clock.now)
+
+    books = Books.open(None, clock=tick)
+    acme(books, max_nano=1000, duration="30s")
+    for attempt in "ab":
+        assert books.reserve(wish(attempt, 500)) == 1
+    clock.now += 31
+    assert books.together([end(attempt, row(nano=500)) for attempt in "ab"], [None, None]) == [True, True]
+    assert sheet(books)[0].nano == 1000
+    assert books.reserve(wish("c", 1)) == 0
+    books.close()
+
+
+def test_all_that_one_transaction_does_is_done_at_one_moment(clock: SimpleNamespace) -> None:
+    books = Books.open(None, clock=lambda: float(clock.now))
+    with books.transaction():
+        clock.now += 5
+        with books.transaction():
+            assert books.now() == NOON
+    assert books.now() == NOON + 5
+    books.close()
+
+
+def test_a_group_charges_a_part_of_what_has_expired(clock: SimpleNamespace) -> None:
+    books = Books.open(None, clock=lambda: float(clock.now))
+    acme(books, max_nano=PART + 1)
+    with books.transaction():
+        for number in range(PART + 1):
+            books.reserve(wish(f"old{number}", 1))
+    clock.now += 60
+    assert books.together([wish("a", 1), wish("b", 1)], [None, None]) == [0, 0]
+    assert sheet(books)[1] == Amount(1)
+    books.close()
+
+
+def test_words_with_a_nul_ask_for_nothing_that_is_there(books: Books) -> None:
+    acme(books)
+    books.record(verdict())
+    for odd in ("req_1\x00", "req_1\ud800"):
+        assert not tell_feedback(books, "acme", odd, correct=True)
+        assert not recent_outcomes(books, "acme", odd, 5)
+        assert not recent_scores(books, "acme", odd, 5)
 
 
 def test_a_key_has_limits_of_its_own_beside_its_tenant_s(books: Books) -> None:

@@ -116,6 +116,20 @@ def test_an_old_secret_stays_good_in_its_grace_under_a_new_pepper(books: Books) 
     assert who(books, old) == who(books, new) == key_id
 
 
+def test_an_old_secret_that_is_used_outlives_any_number_of_peppers_in_its_grace(
+    books: Books, clock: SimpleNamespace
+) -> None:
+    old = books.create_key("acme")
+    key_id = books.key_id(old)
+    books.rotate_key(key_id, grace_s=60)
+    for _ in range(3):
+        books.rotate_pepper()
+        assert who(books, old) == key_id
+    assert books.former_until(key_id) == NOON + 60
+    clock.now += 60
+    assert who(books, old) is None
+
+
 def test_an_old_secret_that_the_file_names_is_a_key_of_its_own(books: Books) -> None:
     old = books.create_key("acme")
     key_id = books.key_id(old)

@@ -33,6 +33,8 @@ from proxy.types import Account, Budget, Limits, Tenant
 from tests.postgres import NewDatabase
 
 START = 1_770_000_000.0
+TICK = 2.0**-20
+"""What passes between two looks at the clock, in seconds; in a whole run it is far below a second."""
 TENANTS = {
     "fixed": Tenant("fixed", max_nano=1000, max_tokens=300, duration="60s"),
     "daily": Tenant("daily", max_nano=700, duration="1d", budgets=(Budget("60s", 300), Budget(None, None, None, 40))),
@@ -98,6 +100,7 @@ class LedgerMachine(RuleBasedStateMachine):
         self.clock = SimpleNamespace(now=START)
         self.held: dict[str, Held] = {}
         self.charged: dict[str, Amount] = {}
+        self.just_charged: dict[str, Amount] = {}
         self.blocked: set[str] = set()
         self.overshot: set[str] = set()
         self.put_back = False
@@ -110,7 +113,11 @@ class LedgerMachine(RuleBasedStateMachine):
         path = self.directory / "tally.db"
         if not path.exists():
             shutil.copy(self.template, path)
-        return Books.open(path, clock=lambda: float(self.clock.now), synchronous="OFF")
+        return Books.open(path, clock=self.tick, synchronous="OFF")
+
+    def tick(self) -> float:
+        self.clock.now += TICK
+        return float(self.clock.now)
 
     @initialize()
     def tenants(self) -> None:
@@ -139,7 +146,8 @@ class LedgerMachine(RuleBasedStateMachine):
 
     def charge(self, account: Account, amount: Amount) -> None:
         for scope in scopes(account):
-            self.charged[scope] = self.charged.get(scope, Amount()) + amount
+            for sums in (self.charged, self.just_charged):
+                sums[scope] = sums.get(scope, Amount()) + amount
 
     def lose(self, names: list[str]) -> int:
         for name in names:
@@ -371,6 +379,14 @@ class LedgerMachine(RuleBasedStateMachine):
         self.overshot &= over
 
     @invariant()
+    def what_was_just_charged_is_in_every_window_that_holds_now(self) -> None:
+        for scope, amount in self.just_charged.items():
+            for window in self.books.glance(scope).windows:
+                left = window.spent + -amount
+                assert self.put_back or min(left.nano, left.tokens, left.samples) >= 0
+        self.just_charged.clear()
+
+    @invariant()
     def everything_adds_up(self) -> None:
         self.looks += 1
         for row in check(self.books):
@@ -387,7 +403,7 @@ class PostgresMachine(LedgerMachine):
     url = ""
 
     def opened(self) -> Books:
-        books = PostgresBooks.open_url(self.url, clock=lambda: float(self.clock.now))
+        books = PostgresBooks.open_url(self.url, clock=self.tick)
         if not self.keys:
             for table in ("keys", "tenants", "budgets", "scopes", "meta", "reservations", "draws", "requests"):
                 books.rows(f"DELETE FROM {table}")

@@ -1,29 +1,37 @@
 """Several replicas on one Postgres: what one does while another does the same."""
 
 import asyncio
+import os
+import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing, suppress
+from collections.abc import Callable, Collection, Iterator
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from itertools import count
+from queue import SimpleQueue
 from types import SimpleNamespace
+from urllib.parse import urlsplit
 
 import pytest
 
-from proxy.errors import ConfigError
+from proxy.errors import ConfigError, LedgerUnavailable
 from proxy.ledger import Amount, DrawRow, Reservation, Settlement
 from proxy.ledger.address import scrubbed, shown
+from proxy.ledger.admin.reporting import Reader
 from proxy.ledger.books import Books
 from proxy.ledger.checking import check
 from proxy.ledger.database import StoreLost
-from proxy.ledger.opening import open_books
+from proxy.ledger.keys import NewKey
+from proxy.ledger.opening import open_books, read_books
+from proxy.ledger.pg import PostgresDatabase
 from proxy.ledger.postgres import PostgresBooks, PostgresLedger
 from proxy.ledger.process import Process, this_process
-from proxy.types import Account, Tenant
+from proxy.ledger.writer import Operation, Writer, reserving, settling
+from proxy.types import Account, Limits, Tenant
 from tests.postgres import Network, NewDatabase
 
 NOON = 1_773_835_200.0
@@ -71,6 +79,8 @@ def at_once(*works: Callable[[], object]) -> None:
 
 def test_what_two_replicas_sweep_at_once_is_charged_once(replicas: list[PostgresBooks], clock: SimpleNamespace) -> None:
     first, second = replicas
+    # of a process that is no replica
+    first.owner = ""
     first.add_tenant(Tenant("acme", max_nano=200))
     for number in range(20):
         first.update_tenant("acme", max_nano=100 * (number + 1))
@@ -86,6 +96,8 @@ def test_a_settlement_beside_a_sweep_charges_one_of_the_two(
     replicas: list[PostgresBooks], clock: SimpleNamespace
 ) -> None:
     first, second = replicas
+    # of a process that is no replica
+    first.owner = ""
     first.add_tenant(Tenant("acme"))
     row = DrawRow("d", "draw", 1, 0, "ok", "m", "d", 1, 0, 1, 0, 60, False, "stop", 1, 1)
     spent = 0
@@ -282,7 +294,7 @@ def test_a_process_is_gone_only_where_that_is_sure() -> None:
         theirs = replace(mine, pid=other.pid, born="")
         assert not theirs.gone
         other.kill()
-    assert theirs.gone
+    assert theirs.gone == bool(mine.host)
     assert not replace(theirs, host="feed").gone
     assert not replace(theirs, host="").gone
     assert not mine.gone
@@ -290,6 +302,11 @@ def test_a_process_is_gone_only_where_that_is_sure() -> None:
     assert replace(mine, born="1").gone == bool(mine.born)
     # nothing forbids to look for the first process, whoever has it
     assert not replace(mine, pid=1, born="").gone
+
+
+def test_where_nothing_tells_machines_apart_no_process_is_known_to_be_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "platform", "darwin")
+    assert this_process().host == ""
 
 
 def test_what_thousands_have_left_is_charged_in_parts(replicas: list[PostgresBooks], clock: SimpleNamespace) -> None:
@@ -480,8 +497,7 @@ def test_tenants_are_adopted_in_whatever_order_beside_groups_that_lock_them_in_o
 ) -> None:
     first, second = replicas
     names = ["a", "b", "c", "d"]
-    for name in names:
-        first.add_tenant(Tenant(name))
+    second.prepare(lambda books: books.adopt([Tenant(name) for name in names], {}))
     done = count()
 
     def reserve() -> None:
@@ -492,13 +508,10 @@ def test_tenants_are_adopted_in_whatever_order_beside_groups_that_lock_them_in_o
                     first.reserve(wish(f"{name}{number}", 1, account=Account(name, None, "r")))
             next(done)
 
-    def change(books: Books) -> None:
-        for name in reversed(names):
-            books.update_tenant(name, rpm_limit=books.tenant(name).rpm_limit or 1)
-
     def adopt() -> None:
-        for _ in range(30):
-            second.prepare(change)
+        for number in range(30):
+            tenants = [Tenant(name, rpm_limit=number + 1) for name in reversed(names)]
+            second.prepare(lambda books: books.adopt(tenants, {}))  # noqa: B023 - called at once
             next(done)
 
     at_once(reserve, adopt)
@@ -531,6 +544,283 @@ def test_a_server_without_requests_makes_its_connections_anew(
         assert time.monotonic() < give_up
         time.sleep(0.05)
     asyncio.run(ledger.close())
+
+
+def test_a_lost_connection_is_made_anew_only_once_the_server_has_let_go_of_it(
+    postgres: NewDatabase, clock: SimpleNamespace
+) -> None:
+    """Else the server may commit, later, what was given up."""
+    url = postgres()
+    network = Network(url)
+    with (
+        closing(network),
+        closing(PostgresBooks.open_url(network.url, clock=lambda: float(clock.now), timeout=0.5)) as cut,
+        closing(PostgresBooks.open_url(url, clock=lambda: float(clock.now), timeout=5.0)) as other,
+        stopped(cut) as go_on,
+    ):
+        network.cut()
+        for _ in range(2):
+            with pytest.raises(StoreLost):
+                cut.tenants()
+        go_on()
+        assert cut.tenants() == []
+        assert backends(other, own_name(cut)) == 1
+
+
+@contextmanager
+def stopped(books: PostgresBooks) -> Iterator[Callable[[], None]]:
+    """A connection whose process on the server does nothing until it may go on."""
+    pid = books.rows("SELECT pg_backend_pid() AS pid").fetchone()["pid"]
+    if os.environ.get("TALLY_TEST_POSTGRES"):
+        pytest.skip("the server's processes may be elsewhere")
+
+    def go_on() -> None:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGCONT)
+
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        yield go_on
+    finally:
+        go_on()
+
+
+def test_a_replica_that_starts_waits_for_nobody_where_nothing_has_changed(replicas: list[PostgresBooks]) -> None:
+    first, second = replicas
+    tenants = [Tenant("acme", max_nano=100, duration="1d", models=("m",)), Tenant("other")]
+    keys: dict[str, list[str | NewKey]] = {"acme": [NewKey("sk-acme-0123456789", limits=Limits(max_nano=5)), "sk-0123"]}
+    first.prepare(lambda books: books.adopt(tenants, keys))
+    adopted = first.tenants(), first.keys()
+    account = Account("acme", first.key_id("sk-0123"), "r")
+    row = "SELECT xmin::text FROM scopes UNION ALL SELECT xmin::text FROM keys UNION ALL SELECT xmin::text FROM tenants"
+    with first.transaction():
+        assert first.reserve(wish("a", 1, account=account)) == 1
+        before = second.rows(row).fetchall()
+        second.prepare(lambda books: books.adopt(tenants, keys))
+        assert second.rows(row).fetchall() == before
+    assert (second.tenants(), second.keys()) == adopted
+    second.prepare(lambda books: books.adopt(tenants[1:], {}))
+    assert [(tenant.managed, tenant.blocked) for tenant in first.tenants()] == [(False, True), (True, False)]
+    assert all(key.revoked_at is not None for key in first.keys())  # noqa: SIM118 - not a dict
+
+
+def test_a_key_is_changed_beside_its_own_reservation_without_waiting_for_each_other(
+    replicas: list[PostgresBooks],
+) -> None:
+    first, second = replicas
+    first.add_tenant(Tenant("acme"))
+    key = first.key_id(first.create_key("acme"))
+    account = Account("acme", key, "r")
+    failed: list[Exception] = []
+    answers: SimpleQueue[Exception | None] = SimpleQueue()
+    stop = threading.Event()
+
+    def reserve() -> None:
+        number = 0
+        while not stop.is_set():
+            try:
+                second.reserve(wish(f"o{number}", 1, account=account))
+            except StoreLost as error:
+                failed.append(error)
+            number += 1
+
+    beside = threading.Thread(target=reserve)
+    beside.start()
+    writer = Writer(first)
+    for number in range(40):
+        for operation in (
+            Operation(lambda books: books.update_key(key, rpm_limit=5)),
+            reserving(wish(f"a{number}", 1, account=account)),
+        ):
+            operation.answer = lambda _, error: answers.put(error)
+            writer.submit(operation)
+        failed += [error for _ in range(2) if (error := answers.get(timeout=30)) is not None]
+    stop.set()
+    beside.join()
+    writer.stop()
+    writer.join()
+    assert failed == []
+
+
+def test_what_has_expired_by_the_clock_of_another_replica_is_left_to_the_one_that_lives(
+    replicas: list[PostgresBooks], clock: SimpleNamespace
+) -> None:
+    first, second = replicas
+    first.add_tenant(Tenant("acme", max_nano=10))
+    first.reserve(wish("a", 10, lifetime=5.0))
+    clock.now += 10
+    second.tend()
+    assert second.reserve(wish("b", 10)) == 0
+    assert charged(second) == (0, 10)
+    first.tend()
+    assert charged(second) == (10, 0)
+
+
+def test_what_a_replica_left_that_no_longer_lives_expires_by_any_clock(
+    replicas: list[PostgresBooks], clock: SimpleNamespace
+) -> None:
+    first, second = replicas
+    first.add_tenant(Tenant("acme", max_nano=10))
+    first.reserve(wish("a", 10, lifetime=5.0))
+    first.close()
+    clock.now += 10
+    assert second.sweep("acme") == 1
+    assert charged(second) == (10, 0)
+
+
+@pytest.mark.parametrize(
+    ("away", "back"),
+    [
+        ("ALTER DATABASE {0} ALLOW_CONNECTIONS false", "ALTER DATABASE {0} ALLOW_CONNECTIONS true"),
+        ("ALTER DATABASE {0} RENAME TO {0}_away", "ALTER DATABASE {0}_away RENAME TO {0}"),
+    ],
+)
+def test_a_server_goes_on_once_a_database_that_was_taken_away_is_back(
+    postgres: NewDatabase, away: str, back: str
+) -> None:
+    url, beside = postgres(), postgres()
+    name = urlsplit(url).path.lstrip("/")
+    ledger = PostgresLedger.open(url, clock=lambda: NOON, prepare=lambda books: books.add_tenant(Tenant("acme")))
+    reader = Reader(partial(read_books, url, clock=lambda: NOON))
+
+    async def ask() -> tuple[object, object]:
+        try:
+            granted: object = await ledger.reserve(wish(f"a{next(numbers)}", 1))
+        except LedgerUnavailable:
+            granted = None
+        try:
+            found: object = [tenant.name for tenant in await reader.run(lambda books: books.tenants())]
+        except LedgerUnavailable:
+            found = None
+        return granted, found
+
+    async def serve(database: PostgresDatabase) -> None:
+        assert await ask() == (1, ["acme"])
+        await asyncio.to_thread(take_away, database, name, away)
+        async with asyncio.timeout(20):
+            for _ in range(3):
+                assert await ask() == (None, None)
+        await asyncio.to_thread(database.script, back.format(name))
+        for _ in range(40):
+            if (told := await ask()) != (None, None):
+                break
+        await ledger.flush()
+        assert await ask() == (1, ["acme"]), told
+        await ledger.close()
+        await reader.close()
+
+    numbers = count()
+    with closing(PostgresDatabase(beside, timeout=10.0)) as database:
+        asyncio.run(serve(database))
+
+
+def take_away(database: PostgresDatabase, name: str, away: str) -> None:
+    """Do what a restore does to a database; nobody may be connected to it."""
+    end = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = ?"
+    give_up = time.monotonic() + 10
+    while True:
+        database.execute(end, (name,))
+        try:
+            database.script(away.format(name))
+        except database.error:
+            # the ledger makes its connections anew
+            assert time.monotonic() < give_up
+        else:
+            database.execute(end, (name,))
+            return
+
+
+def test_the_writer_outlives_an_error_that_nobody_foresaw() -> None:
+    class Broken(Books):
+        times = 0
+
+        def lock(self, tenants: Collection[str], attempts: Collection[str] = (), *, others: bool = False) -> None:
+            self.times += 1
+            if self.times in (2, 3):
+                raise TypeError("nobody thought of this")
+            super().lock(tenants, attempts, others=others)
+
+    answers: SimpleQueue[tuple[object, Exception | None]] = SimpleQueue()
+    books = Broken.open(None, clock=lambda: NOON)
+    books.add_tenant(Tenant("acme"))
+    writer = Writer(books)
+
+    def told(operation: Operation) -> tuple[object, Exception | None]:
+        operation.answer = lambda result, error: answers.put((result, error))
+        writer.submit(operation)
+        return answers.get(timeout=10)
+
+    assert told(reserving(wish("a", 1))) == (1, None)
+    _, error = told(reserving(wish("b", 1)))
+    assert isinstance(error, LedgerUnavailable)
+    # what must not be lost is tried again
+    assert told(settling(Settlement("a", ACME, ()))) == (True, None)
+    assert books.times == 4
+    writer.stop()
+    writer.join()
+
+
+def test_a_check_beside_a_working_server_finds_nothing_wrong(replicas: list[PostgresBooks]) -> None:
+    first, second = replicas
+    first.add_tenant(Tenant("acme"))
+    row = DrawRow("d", "draw", 1, 0, "ok", "m", "d", 1, 0, 1, 0, 60, False, "stop", 1, 1)
+    with closing(read_books(second._database._url, clock=lambda: NOON)) as reader:
+
+        def work(stop: threading.Event) -> None:
+            number = 0
+            while not stop.is_set():
+                name = f"a{number}"
+                first.reserve(wish(name, 100))
+                first.settle(Settlement(name, ACME, (row,)))
+                first.add_tenant(Tenant(name))
+                first.create_key(name)
+                number += 1
+
+        stop = threading.Event()
+        worker = threading.Thread(target=work, args=(stop,))
+        worker.start()
+        try:
+            for _ in range(30):
+                assert all(one.ok for one in check(reader))
+                reader.tenants()
+                reader.keys()
+        finally:
+            stop.set()
+            worker.join()
+
+
+def test_what_is_read_together_is_of_one_moment_and_changes_nothing(replicas: list[PostgresBooks]) -> None:
+    first, second = replicas
+    first.add_tenant(Tenant("acme"))
+    with second.reading():
+        assert second.tenants() == [Tenant("acme")]
+        first.update_tenant("acme", rpm_limit=5)
+        assert second.tenants() == [Tenant("acme")]
+        with pytest.raises(StoreLost, match="read-only"):
+            second.rows("DELETE FROM keys")
+
+
+def test_a_new_window_is_added_up_with_patience_however_short_the_time_of_a_request(
+    replicas: list[PostgresBooks],
+) -> None:
+    first, _ = replicas
+    first.add_tenant(Tenant("acme"))
+    first._database.timeout = 0.3
+    # as slow as very many rows are
+    first._database.script(
+        """ALTER TABLE draws RENAME TO drawn;
+        CREATE VIEW draws AS SELECT drawn.* FROM drawn, (SELECT pg_sleep(0.6)) AS slow"""
+    )
+    first.rows(
+        """INSERT INTO drawn (tenant, request, attempt, settled_at, id, purpose, round, "index", status, model,
+        deployment, prompt_tokens, cached_tokens, completion_tokens, reasoning_tokens, cost_nano, estimated, latency_ms)
+        VALUES ('acme', 'r', 'a', ?, 'd', 'draw', 1, 0, 'ok', 'm', 'd', 1, 0, 1, 0, 60, 0, 1)""",
+        NOON,
+    )
+    first.update_tenant("acme", duration="1d")
+    assert first.glance("tenant:acme").windows[0].spent.nano == 60
+    with pytest.raises(StoreLost, match="statement timeout"):
+        first.rows("SELECT pg_sleep(0.6)")
 
 
 @pytest.mark.parametrize(

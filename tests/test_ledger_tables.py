@@ -9,6 +9,7 @@ from proxy.errors import ConfigError
 from proxy.ledger import Amount, Reservation
 from proxy.ledger.books import Books
 from proxy.ledger.checking import check
+from proxy.ledger.database import StoreLost
 from proxy.ledger.migrating import TABLES
 from proxy.ledger.opening import open_books, read_books
 from proxy.ledger.pg import PostgresDatabase
@@ -60,6 +61,39 @@ def test_a_ledger_of_an_earlier_version_comes_forward_with_all_that_it_holds(
         assert (only.ok, only.spent.nano, only.reserved.nano) == (True, 7, 93)
     names = [row["name"] for row in database.execute("SELECT name FROM migrations ORDER BY number")]
     assert names == [change.__name__.lstrip("_") for change in MIGRATIONS]
+
+
+def test_answers_that_were_kept_for_ever_run_out_after_a_month_and_not_all_at_once(database: PostgresDatabase) -> None:
+    migrate(database, FIRST)
+    for day in (0, 20, 50, 60):
+        database.execute(
+            """INSERT INTO requests
+            (tenant, id, recorded_at, model, strategy, status, samples, abstained, rounds, cost_nano, latency_ms)
+            VALUES ('acme', ?, ?, 'm', 'off', 200, 1, 0, 1, 0, 0)""",
+            (str(day), day * 86400.0),
+        )
+    migrate(database)
+    found = database.execute("SELECT CAST(expires_at / 86400 AS BIGINT) AS day FROM requests ORDER BY recorded_at")
+    assert [row["day"] for row in found] == [61, 61, 80, 90]
+
+
+def test_a_large_ledger_may_take_longer_to_come_forward_than_any_statement_else(database: PostgresDatabase) -> None:
+    migrate(database, FIRST)
+    # as slow as very many rows are
+    database.script(
+        """CREATE FUNCTION slow() RETURNS TRIGGER LANGUAGE plpgsql AS $$
+            BEGIN PERFORM pg_sleep(0.8); RETURN NEW; END
+        $$;
+        INSERT INTO requests
+            (tenant, id, recorded_at, model, strategy, status, samples, abstained, rounds, cost_nano, latency_ms)
+            VALUES ('acme', 'r', 0.0, 'm', 'off', 200, 1, 0, 1, 0, 0);
+        CREATE TRIGGER slow BEFORE UPDATE ON requests FOR EACH ROW EXECUTE FUNCTION slow()"""
+    )
+    database.timeout = 0.5
+    migrate(database)
+    assert version(database) == len(MIGRATIONS)
+    with pytest.raises(StoreLost, match="statement timeout"):
+        database.execute("SELECT pg_sleep(0.8)")
 
 
 def test_a_ledger_of_a_later_version_is_refused_and_both_versions_are_named(database: PostgresDatabase) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import sqlite3
+import time
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
@@ -9,6 +10,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import anyio
 import pytest
 from click.testing import CliRunner, Result
 
@@ -22,9 +24,11 @@ from proxy.ledger.opening import open_books
 from proxy.ledger.pg import PostgresDatabase
 from proxy.ledger.pg_schema import migrate as migrate_postgres
 from proxy.ledger.postgres import PostgresBooks
-from proxy.ledger.recording import _CHUNK, _PAUSE_S
+from proxy.ledger.recording import _CHUNK
+from proxy.ledger.reports import draw_columns, draws, verdicts
 from proxy.ledger.samples import recorded, stored
 from proxy.ledger.schema import migrate
+from proxy.ledger.sqlite import SqliteLedger
 from proxy.types import Account, Tenant
 from tests.postgres import NewDatabase
 from tests.test_ledger import NOON, end, row, wish
@@ -65,7 +69,8 @@ def asked(
     verdict: dict[str, Any] = {"answer": "2", "first_answer": "1", "ballots": ballots}
     verdict |= {"model": "small", "strategy": "adaptive", "status": 200, "samples": 2, "abstained": 0, "rounds": 1}
     verdict |= {"winner": 1, "confidence": 0.5, "cost_nano": 10, "reason": None, "latency_ms": 1}
-    books.record(RequestRow(account=account, question="Seven?", texts=texts, **(verdict | more)))
+    verdict["question"] = "Seven?"
+    books.record(RequestRow(account=account, texts=texts, **(verdict | more)))
 
 
 def left(books: Books, request: str = "req_1", tenant: str = "acme") -> tuple[Any, ...]:
@@ -165,36 +170,79 @@ def test_whoever_looks_after_the_store_deletes_what_has_run_out(books: Books, cl
     assert left(books) == NAMES
 
 
-def test_whoever_writes_deletes_what_has_run_out_some_at_a_time(books: Books, clock: SimpleNamespace) -> None:
+def test_what_has_run_out_is_deleted_some_at_a_time_and_by_nobody_who_writes(
+    books: Books, clock: SimpleNamespace
+) -> None:
     for number in range(_CHUNK + 1):
         asked(books, f"old_{number:03}")
     clock.now += 30 * DAY
-    asked(books, "new_1", texts=None)
+    asked(books, "new", texts=None)
+    assert _with_texts(books) == _CHUNK + 1
+    books.tend()
     assert _with_texts(books) == 1
-    asked(books, "new_2", texts=None)
+    books.tend()
     assert _with_texts(books) == 0
 
 
-def test_who_has_just_looked_does_not_look_again_at_once(books: Books, clock: SimpleNamespace) -> None:
+def backlog(path: Path) -> Path:
+    """A file with more texts that have run out at noon than are deleted at once."""
+    now = [NOON - DAY]
+    with closing(Books.open(path, clock=lambda: now[0], synchronous="OFF")) as books:
+        books.add_tenant(Tenant("acme"))
+        for number in range(_CHUNK + 1):
+            asked(books, f"old_{number:03}", texts=replace(TEXTS, days=1))
+    return path
+
+
+@pytest.mark.anyio
+async def test_a_server_on_sqlite_deletes_one_part_at_a_time_however_much_has_run_out(tmp_path: Path) -> None:
+    now = [NOON]
+    path = backlog(tmp_path / "it.db")
+    ledger = SqliteLedger.open(f"sqlite:///{path}", clock=lambda: now[0])
+    # the next transaction comes after what the first has made due
+    assert [await ledger.run(_with_texts) for _ in range(4)] == [_CHUNK + 1, 1, 1, 1]
+    now[0] -= 10
+    assert [await ledger.run(_with_texts) for _ in range(2)] == [1, 1]
+    await ledger.close()
+
+
+@pytest.mark.anyio
+async def test_a_server_on_sqlite_that_nobody_asks_anything_deletes_all_the_same(tmp_path: Path) -> None:
+    path = backlog(tmp_path / "it.db")
+    begun = NOON - time.monotonic()
+    ledger = SqliteLedger.open(f"sqlite:///{path}", clock=lambda: begun + time.monotonic())
+    with closing(Books.open_read_only(path, clock=lambda: NOON)) as reader:
+        for _ in range(400):
+            if _with_texts(reader):
+                await anyio.sleep(0.05)
+        assert left(reader, "old_000") == NAMES
+    await ledger.close()
+
+
+def test_what_has_run_out_is_told_no_more_though_nobody_has_deleted_it(books: Books, clock: SimpleNamespace) -> None:
     asked(books)
-    clock.now += 30 * DAY - 1
-    asked(books, "new_1", texts=None)
-    clock.now += 1
-    asked(books, "new_2", texts=None)
+    asked(books, "req_2", texts=replace(TEXTS, days=31))
+    clock.now += 30 * DAY
     assert left(books) == WHOLE
-    clock.now += _PAUSE_S
-    asked(books, "new_3", texts=None)
-    assert left(books) == NAMES
+    shown = {line.request: (line.first_answer, line.answer) for line in verdicts(books)}
+    assert shown == {"req_1": ("#1", "#2"), "req_2": ("1", "2")}
+    exported = [(line["request"], line["label"], line["first_answer"], line["answer"]) for line in draws(books)]
+    assert exported[:2] == [("req_1", None, None, None)] * 2
+    assert exported[2:] == [("req_2", "1", "1", "2"), ("req_2", "2", "1", "2")]
+    assert [draw_columns(books)] * 4 == [list(line) for line in draws(books)]
+    pool = {each.request: (each.question, *(sample.answer for sample in each.samples)) for each in recorded(books)}
+    assert pool == {"req_1": (None, "#1", "#2"), "req_2": ("Seven?", "1", "2")}
 
 
-def test_a_clock_that_was_put_back_keeps_nobody_from_looking(books: Books, clock: SimpleNamespace) -> None:
-    asked(books, texts=replace(TEXTS, days=1))
-    clock.now += 900 * DAY
-    books.update_tenant("acme", alias="late")
-    books._looked = clock.now
-    clock.now -= 800 * DAY
-    asked(books, "new", texts=None)
-    assert left(books) == NAMES
+def test_what_was_forgotten_is_in_no_file_of_sqlite(tmp_path: Path) -> None:
+    said = Texts(30, (Text("", '["SECRET PROMPT"]'), Text("d1", json.dumps("SECRET REPLY" * 1000))))
+    words: dict[str, Any] = {"question": "SECRET QUESTION", "answer": "SECRET ANSWER", "first_answer": "SECRET FIRST"}
+    with closing(Books.open(tmp_path / "it.db", clock=lambda: NOON)) as books:
+        books.add_tenant(Tenant("acme"))
+        asked(books, texts=said, ballots=(Ballot("d1", "SECRET LABEL", None, None),), **words)
+        assert b"SECRET" in _files(tmp_path)
+        assert books.forget("acme") == 1
+        assert b"SECRET" not in _files(tmp_path)
 
 
 def test_a_tenants_texts_can_be_deleted_at_once_or_those_before_a_day(books: Books, clock: SimpleNamespace) -> None:
@@ -240,16 +288,20 @@ _EARLIER = (
         "INSERT INTO requests (tenant, id, recorded_at, model, strategy, status, samples, abstained, rounds, cost_nano,"
         f" latency_ms, answer, question) VALUES ('acme', '{name}', {at}, 'm', 'off', 200, {samples}, 0, 1, 1, 1,"
         f" {said})"
-        for name, at, samples, said in [("old", 5, 1, "'42', 'Seven?'"), ("last", 9, 0, "NULL, NULL")]
+        for name, at, samples, said in [
+            ("old", 5, 1, "'42', 'Seven?'"),
+            ("young", 29.5 * DAY, 1, "'42', 'Seven?'"),
+            ("last", 30 * DAY, 0, "NULL, NULL"),
+        ]
     ),
 )
 
 
 @pytest.mark.parametrize("store", ["sqlite", "postgres"])
-def test_what_an_earlier_version_kept_runs_out_thirty_days_after_its_last_request(
+def test_what_an_earlier_version_kept_runs_out_after_thirty_days_but_not_within_one_of_its_last_request(
     store: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
-    now = [9 + 30 * DAY - 1]
+    now = [31 * DAY - 1]
     if store == "sqlite":
         with closing(sqlite3.connect(tmp_path / "tally.db", isolation_level=None)) as earlier:
             migrate(earlier, 10)
@@ -269,11 +321,20 @@ def test_what_an_earlier_version_kept_runs_out_thirty_days_after_its_last_reques
         now[0] += 1
         assert books.expire() == 1
         assert left(books, "old") == ("#1", None, None, 0)
+        now[0] = 59.5 * DAY - 1
+        assert books.expire() == 0
+        now[0] += 1
+        assert books.expire() == 1
+        assert _with_texts(books) == 0
 
 
 def _with_texts(books: Books) -> int:
     found = books.row("SELECT count(*) AS number FROM requests WHERE expires_at IS NOT NULL")
     return 0 if found is None else int(found["number"])
+
+
+def _files(folder: Path) -> bytes:
+    return b"".join(path.read_bytes() for path in folder.iterdir())
 
 
 def _run(folder: Path, url: str, *command: str) -> Result:

@@ -1,17 +1,17 @@
 """The books: the whole ledger on one SQLite connection, without a thread or an event loop."""
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from secrets import token_bytes
-from typing import Self
+from typing import Any, Self
 
 from proxy.ledger.keys import Keys, NewKey
 from proxy.ledger.recording import Recording
 from proxy.ledger.reserving import PART
 from proxy.ledger.store import Synchronous, connect, connect_read_only
 from proxy.ledger.together import Together
-from proxy.types import Tenant
+from proxy.types import Key, Limits, Tenant
 
 
 class Books(Together, Recording, Keys):
@@ -39,10 +39,10 @@ class Books(Together, Recording, Keys):
         """Open an existing file to read, also beside a running server. Raises ConfigError."""
         return cls(connect_read_only(path), clock, token_bytes)
 
-    def lock(self, tenants: Collection[str], attempts: Collection[str] = ()) -> None:
+    def lock(self, tenants: Collection[str], attempts: Collection[str] = (), *, others: bool = False) -> None:
         """Say whose counters the transaction will change: of tenants, and of those whose reservations these are.
 
-        SQLite locks the whole file anyway.
+        `others`: maybe also of those that are not named. SQLite locks the whole file anyway.
         """
 
     def probe(self) -> None:
@@ -60,16 +60,48 @@ class Books(Together, Recording, Keys):
     def adopt(self, tenants: Sequence[Tenant], keys: Mapping[str, Sequence[str | NewKey]]) -> None:
         """Take over the configured tenants and their keys, by tenant; the file wins, counters stay.
 
-        A tenant that the file no longer names is blocked and free to edit, and its configured keys are revoked.
+        A tenant that the file no longer names is blocked and free to edit, and its configured keys are revoked. What is
+        as the file has it is left alone: whoever serves meanwhile waits for what changes alone.
         """
-        named = {tenant.name for tenant in tenants}
         with self.transaction():
-            for known in self.tenants():
-                if known.managed and known.name not in named:
-                    self._write(replace(known, blocked=True, managed=False))
-            for tenant in tenants:
-                self._adopt_tenant(replace(tenant, managed=True))
-            self._adopt_keys([(_new(key), name) for name in named for key in keys.get(name, ())])
+            changed = self._changed_tenants(tenants)
+            before = {key.id: key for key in self.keys()}
+            wanted = self._wanted_keys(tenants, keys, before)
+            new = [(secret, key) for secret, key in wanted if before.get(key.id) != key]
+            left = before.keys() - {key.id for _, key in wanted}
+            moved = {each.tenant for _, key in new for each in (key, before.get(key.id, key))}
+            self.lock(moved.union(tenant.name for tenant in changed))
+            for tenant in changed:
+                self._adopt_tenant(tenant)
+            self._revoke_managed(before[key_id] for key_id in left)
+            for secret, key in new:
+                self._insert_key(secret, key, key)
+
+    def _changed_tenants(self, tenants: Sequence[Tenant]) -> list[Tenant]:
+        """What is to be written of tenants, for the file to be right."""
+        wanted = {tenant.name: replace(tenant, managed=True) for tenant in tenants}
+        known = {tenant.name: tenant for tenant in self.tenants()}
+        gone = [tenant for tenant in known.values() if tenant.managed and tenant.name not in wanted]
+        return [
+            *(replace(tenant, blocked=True, managed=False) for tenant in gone),
+            *(tenant for tenant in wanted.values() if known.get(tenant.name) != tenant),
+        ]
+
+    def _wanted_keys(
+        self, tenants: Sequence[Tenant], keys: Mapping[str, Sequence[str | NewKey]], before: Mapping[str, Key]
+    ) -> list[tuple[str, Key]]:
+        """The configured secrets, and their keys as they are to be."""
+        configured = {
+            new.secret: (new, tenant.name) for tenant in tenants for new in map(_new, keys.get(tenant.name, ()))
+        }
+        wanted = []
+        for new, tenant in configured.values():
+            row = self._renew_secret(new.secret)
+            key = self._key(new.secret, tenant) if row is None else before.get(row["id"]) or self.key(row["id"])
+            told: dict[str, Any] = {field.name: getattr(new.limits, field.name) for field in fields(Limits)}
+            told |= {"tenant": tenant, "managed": True, "alias": new.alias, "expires_at": new.expires_at}
+            wanted.append((new.secret, replace(key, revoked_at=None, **told)))
+        return wanted
 
     def _adopt_tenant(self, tenant: Tenant) -> None:
         if self.row("SELECT 1 FROM tenants WHERE name = ?", tenant.name) is None:
@@ -78,11 +110,10 @@ class Books(Together, Recording, Keys):
             self._db.execute("UPDATE tenants SET deleted_at = NULL WHERE name = ?", (tenant.name,))
             self._write(tenant)
 
-    def _adopt_keys(self, configured: Iterable[tuple[NewKey, str]]) -> None:
-        self._db.execute("UPDATE keys SET revoked_at = coalesce(revoked_at, ?) WHERE managed = 1", (self.now(),))
-        for new, tenant in configured:
-            key = replace(self._key(new.secret, tenant), managed=True, alias=new.alias, expires_at=new.expires_at)
-            self._insert_key(new.secret, key, new.limits)
+    def _revoke_managed(self, keys: Iterable[Key]) -> None:
+        for key in keys:
+            if key.managed and key.revoked_at is None:
+                self._db.execute("UPDATE keys SET revoked_at = ? WHERE id = ?", (self.now(), key.id))
 
 
 def _new(key: str | NewKey) -> NewKey:

@@ -60,6 +60,9 @@ class Database(Protocol):
     def begin(self) -> None:
         """Begin a transaction that will write."""
 
+    def begin_reading(self) -> None:
+        """Begin a transaction that reads alone, and sees the database as it is at one moment."""
+
     def execute(self, sql: str, values: Sequence[Any] = (), /) -> Cursor: ...  # noqa: D102
 
     def executemany(self, sql: str, values: Iterable[Sequence[Any]], /) -> object: ...  # noqa: D102
@@ -81,6 +84,10 @@ class SqliteDatabase(sqlite3.Connection):
     def begin(self) -> None:
         """IMMEDIATE: what is read in it is still true when it is written."""
         self.execute("BEGIN IMMEDIATE")
+
+    def begin_reading(self) -> None:
+        """Writers go on; what they commit is not seen."""
+        self.execute("BEGIN")
 
     def stream(self, sql: str, values: Sequence[Any] = (), /) -> Iterator[Any]:
         """The rows of a query, as they are read."""

@@ -109,8 +109,10 @@ class Keys(Secrets):
         """The keys of one tenant or of all, oldest first. Raises NotFound for an unknown tenant."""
         if tenant is not None:
             self.tenant(tenant)
+        # before their limits: another process may add some meanwhile
+        found = self.rows("SELECT * FROM keys WHERE tenant = coalesce(?, tenant) ORDER BY created_at, id", tenant)
+        rows = found.fetchall()
         limits = self.all_limits(KEY)
-        rows = self.rows("SELECT * FROM keys WHERE tenant = coalesce(?, tenant) ORDER BY created_at, id", tenant)
         return [key_of(row, limits[key_scope(row["id"])]) for row in rows]
 
     def key_id(self, key: str) -> str:

@@ -3,8 +3,9 @@
 import asyncio
 import re
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from functools import cache
+from math import isinf
 from secrets import token_hex
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -19,6 +20,10 @@ T = TypeVar("T")
 
 _CHUNK = 1000
 _ENDS = ("COMMIT", "ROLLBACK")
+_READING = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
+_MOST_S = 30.0
+"""How long a connection and a lock are waited for at most, however long a statement may take."""
+_POLL_S = 0.02
 _TORN = "the connection was lost in the middle of a transaction"
 _ALIVE = {
     "tcp_keepalives_idle": "5",
@@ -58,9 +63,10 @@ class PostgresCursor:
 class PostgresDatabase:
     """A connection, made when it is first needed and again after it was lost. For one thread at a time.
 
-    `timeout` is in seconds, for a connection and for each statement; `idle` is how long a transaction may stand still
-    (0: for ever). Both may change between transactions. Raises StoreLost where there is no answer in time, asyncpg's
-    own errors, and ConfigError for an address that makes no sense.
+    `timeout` is in seconds, for a connection and for each statement (infinite: statements take as long as they take);
+    `idle` is how long a transaction may stand still (0: for ever). Both may change between transactions. Raises
+    StoreLost where there is no connection or no answer in time, asyncpg's own errors, and ConfigError for an address
+    that makes no sense.
     """
 
     locking = " FOR UPDATE"
@@ -99,6 +105,27 @@ class PostgresDatabase:
         """Rows that are read to be changed are locked one by one."""
         self.execute("BEGIN")
         self._begun = True
+
+    def begin_reading(self) -> None:
+        """All that is read is of one moment, and nothing may change."""
+        self.execute(_READING)
+        self._begun = True
+
+    @contextmanager
+    def patient(self, timeout: float) -> Iterator[None]:
+        """In a transaction: statements may take so long, in seconds. What locks are waited for stays as it is."""
+        hot = self.timeout
+        if timeout <= hot:
+            yield
+            return
+        self.execute(_statement(timeout, "LOCAL "))
+        self.timeout = timeout
+        try:
+            yield
+            # what ends in an error is rolled back, and this with it
+            self.execute(_statement(hot, "LOCAL "))
+        finally:
+            self.timeout = hot
 
     def execute(self, sql: str, values: Sequence[Any] = (), /) -> PostgresCursor:
         """Run one statement. A transaction whose connection was lost in it ends in StoreLost, whatever is asked."""
@@ -149,7 +176,7 @@ class PostgresDatabase:
     async def _asked(self, question: "Callable[[asyncpg.Connection], Awaitable[T]]") -> T:
         driver = self._asyncpg
         try:
-            async with asyncio.timeout(self.timeout):
+            async with asyncio.timeout(None if isinf(self.timeout) else self.timeout):
                 return await question(await self._connection())
         except (
             TimeoutError,
@@ -161,7 +188,6 @@ class PostgresDatabase:
             driver.AdminShutdownError,
             driver.CrashShutdownError,
             driver.IdleInTransactionSessionTimeoutError,
-            driver.InvalidAuthorizationSpecificationError,
             # a newer replica has changed the tables: what was prepared is to be prepared anew
             driver.InvalidCachedStatementError,
         ) as error:
@@ -174,6 +200,10 @@ class PostgresDatabase:
             driver.TransactionRollbackError,
             driver.PostgresSystemError,
             driver.ReadOnlySQLTransactionError,
+            # the database is another one, as while a copy is put in its place
+            driver.UndefinedTableError,
+            driver.UndefinedFunctionError,
+            driver.InsufficientPrivilegeError,
         ) as error:
             raise StoreLost(self._reason(error)) from error
 
@@ -196,18 +226,32 @@ class PostgresDatabase:
             # the books ask some dozens of things, each prepared once a connection
             self._prepared.clear()
             self._told = (0.0, 0.0)
-            self._open = await self._greeted(await self._connect())
+            self._open = await self._made()
         limits = (self.timeout, self.idle)
         if self._told != limits and not self._open.is_in_transaction():
             await self._open.execute(_limits(*limits))
             self._told = limits
         return self._open
 
+    async def _made(self) -> "asyncpg.Connection":
+        """A new connection. Whatever Postgres has against it may be over soon, as while a copy is put in its place."""
+        try:
+            async with asyncio.timeout(min(self.timeout, _MOST_S)):
+                return await self._greeted(await self._connect())
+        except self.error as error:
+            raise StoreLost(self._reason(error)) from error
+
     async def _connect(self) -> "asyncpg.Connection":
         told = {"application_name": self._name, **_ALIVE}
         try:
-            return await self._asyncpg.connect(self._url, timeout=self.timeout, server_settings=told)
-        except ValueError:
+            return await self._asyncpg.connect(self._url, timeout=min(self.timeout, _MOST_S), server_settings=told)
+        except OSError:
+            # a certificate that is not trusted is a ValueError, too
+            raise
+        except ValueError as error:
+            if self._connected:
+                # it was an address, and is not the operator's mistake
+                raise StoreLost(self._reason(error)) from error
             # what the driver says of it may hold a piece of a password
             reason = "is not the address of a Postgres: escape what is special in its password, as in %2F for /"
             raise ConfigError([Problem("database_url", "", reason)]) from None
@@ -217,8 +261,10 @@ class PostgresDatabase:
         with ExitStack() as failing:
             failing.callback(made.terminate)
             if self._connected:
-                # the server may still believe in the connection that was lost, and keep the rows that it had locked
-                await made.fetch(_END_FORMER, self._name)
+                # the server may still believe in the connection that was lost, keep the rows that it had locked, and
+                # commit what it was told: what follows must find all that or nothing of it
+                while await made.fetch(_END_FORMER, self._name):  # noqa: ASYNC110 - a server has no event for it
+                    await asyncio.sleep(_POLL_S)
             if self.owner is not None:
                 await made.execute(_shared(self.owner))
             failing.pop_all()
@@ -235,7 +281,7 @@ class PostgresDatabase:
         driver = self._asyncpg
         if self._open is not None and not self._open.is_closed():
             try:
-                async with asyncio.timeout(self.timeout):
+                async with asyncio.timeout(min(self.timeout, _MOST_S)):
                     await self._open.close()
             except (TimeoutError, OSError, driver.InterfaceError, driver.InternalClientError, self.error):
                 self._drop()
@@ -259,11 +305,16 @@ def numbered(sql: str) -> str:
 
 
 def _limits(timeout: float, idle: float) -> str:
-    statement, still = int(1000 * timeout * _OF_TIMEOUT), int(1000 * idle)
-    return (
-        f"SET statement_timeout = {statement}; SET lock_timeout = {statement}; "
-        f"SET idle_in_transaction_session_timeout = {still}"
-    )
+    lock, still = _milliseconds(min(timeout, _MOST_S)), int(1000 * idle)
+    return f"{_statement(timeout)}; SET lock_timeout = {lock}; SET idle_in_transaction_session_timeout = {still}"
+
+
+def _statement(timeout: float, scope: str = "") -> str:
+    return f"SET {scope}statement_timeout = {0 if isinf(timeout) else _milliseconds(timeout)}"
+
+
+def _milliseconds(timeout: float) -> int:
+    return int(1000 * timeout * _OF_TIMEOUT)
 
 
 def _shared(owner: int) -> str:

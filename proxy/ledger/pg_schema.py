@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from hashlib import sha256
 from importlib.resources import files
+from math import inf
 
 from proxy.errors import ConfigError, Problem
 from proxy.ledger.pg import PostgresDatabase
@@ -31,9 +32,10 @@ def version(database: PostgresDatabase) -> int:
 def migrate(database: PostgresDatabase, target: int = len(MIGRATIONS)) -> None:
     """Bring the tables to version `target`, in one transaction; several replicas may start at once.
 
+    A large ledger takes as long as it takes; a lock that others hold is waited for no longer than usual.
     Functions are made for the newest tables alone. Raises ConfigError for a ledger that is newer.
     """
-    with _alone(database):
+    with _unhurried(database), _alone(database):
         found = version(database)
         if found > target or 0 < found < _FIRST:
             reason = f"is a ledger of version {found}, this program has version {target}"
@@ -59,6 +61,15 @@ def _make_functions(database: PostgresDatabase) -> None:
         "INSERT INTO meta (name, value) VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value = excluded.value",
         (FUNCTIONS, digest),
     )
+
+
+@contextmanager
+def _unhurried(database: PostgresDatabase) -> Iterator[None]:
+    usual, database.timeout = database.timeout, inf
+    try:
+        yield
+    finally:
+        database.timeout = usual
 
 
 @contextmanager

@@ -1,6 +1,6 @@
 """Books that replicas share on one Postgres: who lives, what the dead have left, and who waits for whom."""
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from secrets import randbits
 from typing import Self
@@ -12,7 +12,9 @@ from proxy.ledger.database import Row, StoreLost
 from proxy.ledger.pg import PostgresDatabase
 from proxy.ledger.process import Process, this_process
 from proxy.ledger.replicas import Replica, Suspects
-from proxy.ledger.reserving import PART, account_of
+from proxy.ledger.reserving import PART, account_of, tell_swept
+from proxy.ledger.store import MAX_INTEGER
+from proxy.types import Budget
 
 PATIENT_S = 30.0
 """How long a statement may take while no request waits for it, as at the start of a server."""
@@ -20,7 +22,6 @@ _PREPARING = 7_463_254_002
 """The advisory lock of whoever adopts tenants; no replica has it, for theirs are negative."""
 _LOCK_BITS = 62
 _SLOW = -1
-_LOCK_TENANTS = "SELECT id FROM scopes WHERE id LIKE 'tenant:%' ORDER BY id FOR UPDATE"
 _LOSE = "SELECT tally_lose(?, ?) AS done"
 _HELD = """SELECT DISTINCT (classid::bigint << 32) | objid::bigint AS lock FROM pg_locks
 WHERE locktype = 'advisory' AND objsubid = 1 AND granted
@@ -76,17 +77,19 @@ class Sharing(Books):
         """Have the books prepared in one transaction, while no other replica does it. Raises ConfigError."""
         with opening(self._database, "prepared"), self.transaction():
             self._db.execute("SELECT pg_advisory_xact_lock(?)", (_PREPARING,))
-            # in the order of all others, before they are changed in that of the file
-            self._db.execute(_LOCK_TENANTS)
             prepare(self)
 
-    def lock(self, tenants: Collection[str], attempts: Collection[str] = ()) -> None:
-        """Lock the counters of several tenants in one order, so that two replicas never wait for each other."""
+    def lock(self, tenants: Collection[str], attempts: Collection[str] = (), *, others: bool = False) -> None:
+        """Lock the counters of tenants in one order, so that two replicas never wait for each other.
+
+        A single one is locked by whoever changes its counters first, but for `others`, which may have locked a key's.
+        """
         known = set(tenants)
-        if attempts and len(known) + len(attempts) > 1:
+        least = 1 if others else 2
+        if attempts and len(known) + len(attempts) >= least:
             found = self._db.execute("SELECT DISTINCT tenant FROM reservations WHERE attempt = ANY (?)", ([*attempts],))
             known.update(row["tenant"] for row in found)
-        if len(known) > 1:
+        if len(known) >= least:
             ids = [tenant_scope(tenant) for tenant in known]
             self._db.execute("SELECT id FROM scopes WHERE id = ANY (?) ORDER BY id FOR UPDATE", (ids,))
 
@@ -102,11 +105,40 @@ class Sharing(Books):
         super().tend()
         self.sweep_dead()
 
+    def sweep(self, tenant: str | None = None, *, most: int = MAX_INTEGER) -> int:
+        """Charge expired reservations, but for those of other replicas that live: their clocks may be behind.
+
+        Returns how many there were.
+        """
+        due = "expires_at <= ? AND tenant = coalesce(?, tenant)"
+        with self.transaction():
+            now = self.now()
+            owners = self.rows(f"SELECT DISTINCT owner FROM reservations WHERE {due}", now, tenant).fetchall()  # noqa: S608 - our own words
+            if not owners:
+                return 0
+            living = self._living(row["owner"] for row in owners)
+            expired = f"SELECT * FROM reservations WHERE {due} AND owner <> ALL (?) LIMIT ?"  # noqa: S608 - our own words
+            return self._lose(self.rows(expired, now, tenant, living, most).fetchall())
+
+    def _living(self, owners: Iterable[str]) -> list[str]:
+        """Those of other replicas that hold their locks now."""
+        others = {owner: replica for owner in owners if owner != self.owner and (replica := Replica.read(owner))}
+        held = self._held() if others else set()
+        return [owner for owner, replica in others.items() if replica.lock in held]
+
+    def _held(self) -> set[int]:
+        return {row["lock"] for row in self.rows(_HELD)}
+
+    def _set_budgets(self, scope: str, budgets: Iterable[Budget]) -> None:
+        # all that was ever spent may have to be added up for a new window
+        with self._database.patient(PATIENT_S):
+            super()._set_budgets(scope, budgets)
+
     def sweep_dead(self) -> int:
         """Charge what was reserved by those who are no longer alive; returns how many reservations there were."""
         found = self.rows("SELECT DISTINCT owner FROM reservations WHERE owner NOT IN ('', ?)", self.owner)
         owners = [row["owner"] for row in found]
-        held = {row["lock"] for row in self.rows(_HELD)} if owners else set()
+        held = self._held() if owners else set()
         return sum(map(self._sweep_dead, self._suspects.dead(owners, held)))
 
     def _sweep_dead(self, owner: str) -> int:
@@ -118,6 +150,7 @@ class Sharing(Books):
                     return swept
                 found = self.rows("SELECT * FROM reservations WHERE owner = ? LIMIT ?", owner, PART).fetchall()
                 swept += self._lose(found)
+            tell_swept(found)
             if len(found) < PART:
                 return swept
 

@@ -13,8 +13,11 @@ CREATE TABLE samples (
     PRIMARY KEY (tenant, request, draw)
 );
 
-CREATE INDEX idx_requests_expires_at ON requests (expires_at) WHERE expires_at IS NOT NULL;
+-- earlier versions kept answers for ever: those run out 30 days after their request, though none within a day of the
+-- last one
+UPDATE requests SET expires_at = greatest(
+    recorded_at + 30 * 86400.0, (SELECT max(recorded_at) FROM requests) + 86400.0
+) WHERE samples > 0 OR question IS NOT NULL;
 
--- earlier versions kept answers for ever: those run out 30 days after the last request
-UPDATE requests SET expires_at = (SELECT max(recorded_at) FROM requests) + 30 * 86400.0
-WHERE samples > 0 OR question IS NOT NULL;
+-- now that they have their values, for an index that is there makes each of them dearer
+CREATE INDEX idx_requests_expires_at ON requests (expires_at) WHERE expires_at IS NOT NULL;

@@ -43,13 +43,15 @@ def this_process() -> Process:
 
 
 def _host() -> str:
-    parts = [socket.gethostname()]
-    if sys.platform == "linux":
-        # two containers may have one name, and processes of the same numbers
-        try:
-            parts += [(_PROC / "sys/kernel/random/boot_id").read_text(), str((_PROC / "self/ns/pid").readlink())]
-        except OSError:
-            return ""
+    if sys.platform != "linux":
+        # machines may share a name, and nothing else tells them apart
+        return ""
+    # two containers may have one name, and processes of the same numbers
+    try:
+        boot, numbering = (_PROC / "sys/kernel/random/boot_id").read_text(), str((_PROC / "self/ns/pid").readlink())
+    except OSError:
+        return ""
+    parts = [socket.gethostname(), boot, numbering]
     return sha256("\n".join(parts).encode()).hexdigest()[:16]
 
 

@@ -1,7 +1,7 @@
 """What is written of requests: verdicts, ballots, and for a tenant that wants it what was said, until its time is up.
 
 A request's `expires_at` says until when its texts are kept; where there is none its answers are opaque names. What has
-run out is reduced to such names little by little, by whoever writes next.
+run out is reduced to such names little by little, by whoever tends the books.
 """
 
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from operator import attrgetter
 from typing import Any
 
 from proxy.ledger import RequestRow
-from proxy.ledger.database import Row
+from proxy.ledger.database import Row, SqliteDatabase
 from proxy.ledger.opaque import Names, opaque
 from proxy.ledger.reserving import storable
 from proxy.ledger.store import Store
@@ -41,14 +41,12 @@ _verdict_values = attrgetter(*_VERDICT)
 _DAY_S = 86_400.0
 _CHUNK = 32
 """Requests that are reduced in one transaction, in which others wait."""
-_PAUSE_S = 10.0
-"""How often whoever writes requests looks for what has run out."""
+_WIPE_MS = 200
+"""How long the emptying of a file's log waits for others: less than a server waits to write."""
 
 
 class Recording(Store):
     """The rows of requests, and the texts of those whose tenants store them."""
-
-    _looked = -inf
 
     def record(self, row: RequestRow) -> None:
         """Write a verdict, the ballots beside the draws that are settled, and the texts if there are some."""
@@ -80,7 +78,6 @@ class Recording(Store):
                 self.insert(_UPDATE_BALLOT, ballots)
             if texts:
                 self.insert(_INSERT_TEXT, texts)
-            self._look(now)
 
     def expire(self) -> int:
         """Reduce requests whose time is up, the first of them; returns how many there were."""
@@ -103,12 +100,20 @@ class Recording(Store):
                 # somebody else may have reduced some of them meanwhile
                 sql = f"{_FOUND} WHERE {_HELD} AND id >= ? AND id <= ? ORDER BY id{self._db.locking}"
                 count += self._reduce(self.rows(sql, tenant, until, first, last).fetchall())
+        self._wipe()
         return count
 
-    def _look(self, now: float) -> None:
-        """See now and then whether something has run out; again at once where there is more."""
-        if abs(now - self._looked) >= _PAUSE_S and self.expire() < _CHUNK:
-            self._looked = now
+    def _wipe(self) -> None:
+        """Have a file's log of changes written and emptied, for the texts stand there, too; unless somebody reads."""
+        if not isinstance(self._db, SqliteDatabase) or self._db.in_transaction:
+            return
+        waits = self.rows("PRAGMA busy_timeout").fetchone()[0]
+        # a server cannot write while this waits for those who read
+        self._db.execute(f"PRAGMA busy_timeout = {_WIPE_MS}")
+        try:
+            self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        finally:
+            self._db.execute(f"PRAGMA busy_timeout = {waits}")
 
     def _reduce(self, found: Sequence[Row]) -> int:
         for row in found:

@@ -4,13 +4,15 @@ Every report is one view of the ledger, taken while writers go on.
 """
 
 from collections.abc import Generator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import inf
 from typing import Generic, TypeVar
 
 from proxy.ledger import Amount
 from proxy.ledger.counters import TENANT, Standing, Window, key_scope, tenant_scope
+from proxy.ledger.database import Row
 from proxy.ledger.keys import Keys
+from proxy.ledger.opaque import Names
 from proxy.ledger.store import Store
 from proxy.types import JSON, Key, Tenant
 
@@ -19,7 +21,9 @@ L = TypeVar("L", Tenant, Key)
 _COUNT = "SELECT count(*) AS number FROM {table} WHERE {kind} = ?"
 _VERDICT = """requests.recorded_at, requests.strategy, requests.status AS request_status, requests.winner,
 requests.answer, requests.first_answer, requests.confidence, requests.reason"""
-_DRAWS = f"""SELECT draws.*, {_VERDICT} FROM draws
+_END = "expires_at"
+_SAID = ("label", "answer", "first_answer")
+_DRAWS = f"""SELECT draws.*, {_VERDICT}, requests.{_END} FROM draws
 LEFT JOIN requests ON requests.tenant = draws.tenant AND requests.id = draws.request
 WHERE draws.tenant = coalesce(?, draws.tenant) ORDER BY draws.number"""  # noqa: S608 - columns of our own
 
@@ -109,22 +113,29 @@ def sheet_of(books: Keys, key_id: str) -> Sheet[Key]:
 
 
 def verdicts(store: Store, tenant: str | None = None, limit: int = 20) -> list[RequestLine]:
-    """The last requests of one tenant or of all, latest first."""
+    """The last requests of one tenant or of all, latest first; answers whose time is up are names, as in `opaque`."""
     columns = [name if name != "request" else "id AS request" for name in RequestLine.__dataclass_fields__]
-    rows = store.rows(
-        f"SELECT {', '.join(columns)} FROM requests WHERE tenant = coalesce(?, tenant) "  # noqa: S608 - columns of our own
+    found = store.rows(
+        f"SELECT {', '.join(columns)}, {_END} FROM requests WHERE tenant = coalesce(?, tenant) "  # noqa: S608 - columns of our own
         "ORDER BY recorded_at DESC, id DESC LIMIT ?",
         tenant,
         limit,
     )
-    return [RequestLine(*row) for row in rows]
+    now = store.now()
+    return [_verdict(row, now) for row in found]
 
 
 def draws(store: Store, tenant: str | None = None) -> Generator[JSON, None, None]:
-    """Every line of the ledger, of one tenant or of all, in order, beside its request's verdict; as it is read."""
+    """Every line of the ledger, of one tenant or of all, in order, beside its request's verdict; as it is read.
+
+    Answers whose time is up are None.
+    """
     with store.reading():
+        now = store.now()
         for row in store.stream(_DRAWS, tenant):
-            yield {name: row[name] for name in row.keys()}  # noqa: SIM118 - a row is no dict
+            line = {name: row[name] for name in row.keys()}  # noqa: SIM118 - a row is no dict
+            end = line.pop(_END)
+            yield line if end is None or now < end else line | dict.fromkeys(_SAID)
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,7 +209,17 @@ def total_spend(store: Store) -> int:
 
 def draw_columns(store: Store) -> list[str]:
     """The names in each of `draws`, in order."""
-    return store.columns(_DRAWS, None)
+    with store.reading():
+        return [name for name in store.columns(_DRAWS, None) if name != _END]
+
+
+def _verdict(row: Row, now: float) -> RequestLine:
+    line, end = RequestLine(**{name: row[name] for name in RequestLine.__dataclass_fields__}), row[_END]
+    if end is None or now < end:
+        return line
+    names = Names()
+    first = names.of(line.first_answer)
+    return replace(line, first_answer=first, answer=names.of(line.answer))
 
 
 def _sheet(books: Keys, scope: str, limits: L) -> Sheet[L]:

@@ -4,6 +4,7 @@ Every reservation ends once: by its settlement, which charges the rows, or by a 
 nobody knows what the provider billed.
 """
 
+import logging
 from collections.abc import Collection, Iterable
 from dataclasses import fields
 from operator import attrgetter
@@ -27,6 +28,7 @@ _EXPIRED = "SELECT * FROM reservations WHERE expires_at <= ?"
 PART = 500
 """How many reservations are swept at once while others wait for the books."""
 
+_log = logging.getLogger(__name__)
 _draw_values = attrgetter(*(field.name for field in fields(DrawRow)))
 
 LOST = "lost"
@@ -101,12 +103,18 @@ class Reserving(Counters):
         """Charge every reservation: those that made them are dead, `but` these owners. Returns how many there were."""
         with self.transaction():
             found = self.rows("SELECT * FROM reservations").fetchall()
-            return self._lose([held for held in found if held["owner"] not in but])
+            left = [held for held in found if held["owner"] not in but]
+            swept = self._lose(left)
+        tell_swept(left)
+        return swept
 
     def sweep_owner(self, owner: str) -> int:
         """Charge what an owner that is dead has left reserved; returns how many reservations there were."""
         with self.transaction():
-            return self._lose(self.rows("SELECT * FROM reservations WHERE owner = ?", owner).fetchall())
+            left = self.rows("SELECT * FROM reservations WHERE owner = ?", owner).fetchall()
+            swept = self._lose(left)
+        tell_swept(left)
+        return swept
 
     def _affordable(self, account: Account, base: Amount, each: Amount, choices: int) -> int:
         standings = self._standings(account)
@@ -165,6 +173,13 @@ def held_values(wish: Reservation, amount: Amount, owner: str, now: float) -> tu
         now + wish.lifetime,
         owner,
     )
+
+
+def tell_swept(left: Collection[Row]) -> None:
+    """Log that reservations of the dead were charged: how many, of how many tenants, and the nano-USD of all."""
+    if left:
+        told = {"reservations": len(left), "nano_usd": sum(held["nano"] for held in left)}
+        _log.warning("swept", extra={**told, "tenants": len({held["tenant"] for held in left})})
 
 
 def account_of(held: Row) -> Account:

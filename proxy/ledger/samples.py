@@ -1,11 +1,12 @@
 """The samples that the ledger has recorded: as far as they can be drawn again, and what was said in them."""
 
 import json
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
 from proxy.ledger.database import Row
+from proxy.ledger.opaque import Names
 from proxy.ledger.store import Store
 from proxy.types import JSON
 
@@ -16,7 +17,8 @@ SHOWING = ("dynscaling", "sp1", "sp2", "sp3", "multi_round")
 _SCORE = "CASE WHEN requests.strategy <> 'sp3' THEN draws.score END"
 # a draw that was lost, cut or cancelled has no finish_reason; one that was told to the vote may have a label alone
 _SAMPLES = f"""SELECT requests.tenant, requests.id, requests.model, requests.question,
-draws.label, draws.completion_tokens, {_SCORE}, draws.mean_logprob FROM requests
+draws.label, draws.completion_tokens, {_SCORE} AS score, draws.mean_logprob,
+requests.expires_at IS NOT NULL AND requests.expires_at <= ? AS ended FROM requests
 JOIN draws ON draws.tenant = requests.tenant AND draws.request = requests.id
 WHERE draws.purpose = 'draw' AND (draws.finish_reason IS NOT NULL OR draws.label IS NOT NULL)
 AND (draws.round = 1 OR requests.strategy NOT IN ({", ".join("?" * len(SHOWING))}))
@@ -34,7 +36,8 @@ ORDER BY requests.recorded_at, samples.tenant, samples.request, samples.draw"""
 class RecordedSample:
     """A finished draw: what it said (None: it abstained), its completion tokens, and what a verifier said of it.
 
-    Where samples are not stored, `answer` is a name that tells only which draws of the request said the same.
+    Where samples are not stored, or no longer, `answer` is a name that tells only which draws of the request said the
+    same.
     """
 
     answer: str | None
@@ -67,11 +70,9 @@ def recorded(
     `since` is in seconds since 1970. What the ledger charged for nothing (lost or cancelled draws, judges) is left out.
     """
     with store.reading():
-        rows = store.stream(_SAMPLES, *SHOWING, tenant, model, strategy, since)
-        for (payer, request), drawn in groupby(rows, key=lambda row: (row["tenant"], row["id"])):
-            lines = list(drawn)
-            samples = tuple(RecordedSample(*(line[place] for place in range(4, 8))) for line in lines)
-            yield RecordedRequest(payer, request, lines[0]["model"], lines[0]["question"], samples)
+        rows = store.stream(_SAMPLES, store.now(), *SHOWING, tenant, model, strategy, since)
+        for _, drawn in groupby(rows, key=lambda row: (row["tenant"], row["id"])):
+            yield _request(list(drawn))
 
 
 def stored(store: Store, tenant: str | None = None) -> Generator[JSON, None, None]:
@@ -83,6 +84,22 @@ def stored(store: Store, tenant: str | None = None) -> Generator[JSON, None, Non
     with store.reading():
         for row in store.stream(_TEXTS, tenant, store.now()):
             yield _line(row)
+
+
+def _request(lines: Sequence[Row]) -> RecordedRequest:
+    first, names = lines[0], Names()
+    ended = bool(first["ended"])
+    samples = tuple(
+        RecordedSample(
+            names.of(line["label"]) if ended else line["label"],
+            line["completion_tokens"],
+            line["score"],
+            line["mean_logprob"],
+        )
+        for line in lines
+    )
+    question = None if ended else first["question"]
+    return RecordedRequest(first["tenant"], first["id"], first["model"], question, samples)
 
 
 def _line(row: Row) -> JSON:

@@ -172,7 +172,8 @@ def _m010_metadata(db: "Database") -> None:
 def _m011_samples(db: "Database") -> None:
     """What was asked and said, for tenants that want it, and until when it is kept.
 
-    Earlier versions kept answers for ever: those run out 30 days after the last request.
+    Earlier versions kept answers for ever: those run out 30 days after their request, though none within a day of the
+    last one.
     """
     db.table("tenants").add_column("store_samples", int, not_null_default=0)
     db.table("tenants").add_column("store_samples_days", int, not_null_default=30)
@@ -188,8 +189,8 @@ def _m011_samples(db: "Database") -> None:
     # the condition must follow from a query's own
     db.execute("CREATE INDEX idx_requests_expires_at ON requests (expires_at) WHERE expires_at IS NOT NULL")
     db.execute(
-        "UPDATE requests SET expires_at = (SELECT max(recorded_at) FROM requests) + 30 * 86400.0 "
-        "WHERE samples > 0 OR question IS NOT NULL"
+        "UPDATE requests SET expires_at = max(recorded_at + 30 * 86400.0, "
+        "(SELECT max(recorded_at) FROM requests) + 86400.0) WHERE samples > 0 OR question IS NOT NULL"
     )
 
 

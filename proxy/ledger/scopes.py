@@ -51,10 +51,11 @@ class Scopes(Counters):
 
     def all_limits(self, kind: str) -> dict[str, dict[str, Any]]:
         """The same of all scopes of a kind, by scope."""
+        # before their windows: another process may add scopes meanwhile, and takes none away
+        found = self.rows("SELECT * FROM scopes WHERE id LIKE ?", f"{kind}:%").fetchall()
         windows: dict[str, list[Row]] = {}
         for row in self.rows("SELECT * FROM budgets WHERE scope LIKE ? ORDER BY scope, place", f"{kind}:%"):
             windows.setdefault(row["scope"], []).append(row)
-        found = self.rows("SELECT * FROM scopes WHERE id LIKE ?", f"{kind}:%")
         return {row["id"]: limits_of(row, windows[row["id"]]) for row in found}
 
     def _insert_limits(self, scope: str, limits: Limits) -> None:

@@ -2,6 +2,7 @@
 
 from itertools import groupby
 
+from proxy.ledger.reserving import storable
 from proxy.ledger.store import Store
 
 _SCORES = """SELECT latest.id, draws.score FROM
@@ -17,5 +18,5 @@ def recent_scores(store: Store, tenant: str, model: str, limit: int) -> list[lis
     Those without any score are left out. How a model grades itself (sp3) is on another scale.
     """
     with store.reading():
-        rows = store.rows(_SCORES, tenant, model, limit).fetchall()
+        rows = store.rows(_SCORES, *storable((tenant, model)), limit).fetchall()
     return [[row["score"] for row in drawn] for _, drawn in groupby(rows, key=lambda row: str(row["id"]))]

@@ -42,9 +42,9 @@ class Secrets(Tenants):
     def rotate_pepper(self, known: Iterable[str] = ()) -> None:
         """Take a new pepper. A key is kept under it from its next use on; until then the pepper before it stays good.
 
-        Keys that are not used until the next rotation are worthless after it, but for those `known`, such as the
-        configuration file's, which are kept under the new one at once. Raises RequestInvalid where the pepper is given
-        from outside.
+        So is a secret that was replaced, in its grace. What is not used until the next rotation is worthless after it,
+        but for the keys `known`, such as the configuration file's, which are kept under the new one at once. Raises
+        RequestInvalid where the pepper is given from outside.
         """
         if self._given is not None:
             raise RequestInvalid("the pepper of this ledger is given from outside: change it there")
@@ -84,7 +84,7 @@ class Secrets(Tenants):
 
     def _find_secret(self, secret: str) -> Row | None:
         """The row of a key that one asks with, also with a secret that was replaced and is still good."""
-        return self._renew_secret(secret) or self._former(self._digests(secret))
+        return self._renew_secret(secret) or self._former(self._digests(secret), renew=True)
 
     def _seek_secret(self, secret: str) -> Row | None:
         """The same, and nothing changes."""
@@ -106,14 +106,26 @@ class Secrets(Tenants):
         found = (self.row("SELECT * FROM keys WHERE digest = ?", digest) for digest in digests)
         return next((row for row in found if row is not None), None)
 
-    def _former(self, digests: Sequence[bytes]) -> Row | None:
-        """The row of a key by the digests of a secret that was replaced and is still good."""
+    def _former(self, digests: Sequence[bytes], *, renew: bool = False) -> Row | None:
+        """The row of a key by the digests of a secret that was replaced and is still good.
+
+        `renew`: it is from now on noted under the newest pepper.
+        """
         for digest in digests:
             note = self.row("SELECT value FROM meta WHERE name = ?", _former_name(digest))
             until, key_id = (0.0, "") if note is None else _noted(note)
             if self.now() < until:
+                if renew and digest != digests[0]:
+                    self._renew_note(_former_name(digest), _former_name(digests[0]))
                 return self.row("SELECT * FROM keys WHERE id = ?", key_id)
         return None
+
+    def _renew_note(self, name: str, newest: str) -> None:
+        with self.transaction():
+            # another process may have ended it meanwhile, or told it a nearer end
+            note = self.row("DELETE FROM meta WHERE name = ? RETURNING value", name)
+            if note is not None:
+                self._set_meta(newest, bytes(note["value"]))
 
     def _digest(self, key: str) -> bytes:
         return _digested(key, self._given or self._kept_pepper())

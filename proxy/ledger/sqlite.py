@@ -13,6 +13,9 @@ from proxy.ledger.written import WrittenLedger
 _BUSY_S = 0.4
 """How long a transaction waits for a writer in another process: a reservation is refused within a second."""
 
+_TEND_S = 1.0
+"""How often the writer looks for what time has made due, and does a part of it, in which requests wait."""
+
 
 class SqliteLedger(WrittenLedger):
     """A `Ledger` on one SQLite file, or in memory. Made by `open`, ended by `close`."""
@@ -38,7 +41,7 @@ class SqliteLedger(WrittenLedger):
         if path is None:
             books = Books.open(None, clock=clock, token=token, pepper=pepper)
             prepare(books)
-            return cls(books)
+            return cls(books, tend_s=_TEND_S)
         lock = ServerLock(path)
         with ExitStack() as failing:
             failing.callback(lock.release)
@@ -46,4 +49,4 @@ class SqliteLedger(WrittenLedger):
             books.sweep_all(living)
             prepare(books)
             failing.pop_all()
-        return cls(books, lock)
+        return cls(books, lock, _TEND_S)

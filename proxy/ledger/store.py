@@ -45,6 +45,7 @@ def connect(path: Path | None, *, synchronous: Synchronous = "FULL", busy_s: flo
         connection = _connection(str(path or ":memory:"), busy_s)
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute(f"PRAGMA synchronous = {synchronous}")
+        connection.execute("PRAGMA secure_delete = ON")
         connection.execute("PRAGMA foreign_keys = ON")
         migrate(connection)
     except (sqlite3.Error, OSError) as error:
@@ -90,6 +91,7 @@ class Store:
     def __init__(self, connection: Database, clock: Callable[[], float]) -> None:
         self._db = connection
         self._clock = clock
+        self._moment: float | None = None
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
@@ -100,9 +102,12 @@ class Store:
             return
         self._db.begin()
         try:
+            # a window that begins in it holds whatever is charged in it
+            self._moment = self._clock()
             yield
             self._db.execute("COMMIT")
         finally:
+            self._moment = None
             if self._db.in_transaction:
                 self._db.execute("ROLLBACK")
 
@@ -112,7 +117,7 @@ class Store:
         if self._db.in_transaction:
             yield
             return
-        self._db.execute("BEGIN")
+        self._db.begin_reading()
         try:
             yield
         finally:
@@ -160,8 +165,8 @@ class Store:
         )
 
     def now(self) -> float:
-        """The time, in seconds since 1970."""
-        return self._clock()
+        """The time, in seconds since 1970; in a transaction the moment at which it began."""
+        return self._clock() if self._moment is None else self._moment
 
     def close(self) -> None:
         """Let go of the file."""

@@ -48,8 +48,9 @@ class Tenants(Scopes):
 
     def tenants(self) -> list[Tenant]:
         """All of them, by name."""
+        # before their limits: another process may add some meanwhile
+        found = self.rows("SELECT * FROM tenants WHERE deleted_at IS NULL ORDER BY name").fetchall()
         limits = self.all_limits(TENANT)
-        found = self.rows("SELECT * FROM tenants WHERE deleted_at IS NULL ORDER BY name")
         return [tenant_of(row, limits[tenant_scope(row["name"])]) for row in found]
 
     def add_tenant(self, tenant: Tenant) -> None:

@@ -7,7 +7,7 @@ from proxy.errors import NotFound
 from proxy.ledger import Amount, Hot, Reservation, Settlement
 from proxy.ledger.counters import Standing, affordable, scopes
 from proxy.ledger.database import Row
-from proxy.ledger.reserving import INSERT_DRAW, INSERT_HELD, Reserving, account_of, drawn_values, held_values
+from proxy.ledger.reserving import INSERT_DRAW, INSERT_HELD, PART, Reserving, account_of, drawn_values, held_values
 from proxy.ledger.store import MAX_INTEGER
 from proxy.types import Account
 
@@ -36,24 +36,24 @@ class Together(Reserving):
             if not wishes.keys().isdisjoint(held):
                 return None
             now = self.now()
-            tally = self._tally([*map(account_of, held.values()), *(wish.account for wish, _ in wishes.values())])
+            accounts = [*map(account_of, held.values()), *(wish.account for wish, _ in wishes.values())]
+            tally = self._tally(accounts, now)
             if tally is None:
                 return None
             self._settle_all(settles, held, tally, now)
-            granted = self._reserve_all(wishes.values(), tally)
+            granted = self._reserve_all(wishes.values(), tally, now)
             for sums in tally.values():
                 self._charge(sums.standing, sums.cost, sums.held, now)
             for tenant in {wish.account.tenant for wish, _ in wishes.values() if not granted[wish.attempt]}:
                 # makes no room now, for it charges what was reserved; but the next window is free of it
-                self.sweep(tenant)
+                self.sweep(tenant, most=PART)
         return [granted[each.attempt] if isinstance(each, Reservation) else each.attempt in held for each in asked]
 
-    def _tally(self, accounts: Iterable[Account]) -> "dict[str, _Sums] | None":
+    def _tally(self, accounts: Iterable[Account], now: float) -> "dict[str, _Sums] | None":
         try:
             found = {scope: _Sums(self.standing(scope)) for scope in {s for each in accounts for s in scopes(each)}}
         except NotFound:
             return None
-        now = self.now()
         # a clock that was put back is for those who look at each window
         late = any(window.start > now for sums in found.values() for window in sums.standing.windows)
         return None if late else found
@@ -75,7 +75,9 @@ class Together(Reserving):
         self._db.executemany("DELETE FROM reservations WHERE attempt = ?", [(name,) for name in held])
         self._db.executemany(INSERT_DRAW, drawn)
 
-    def _reserve_all(self, wishes: Iterable[tuple[Reservation, str]], tally: "dict[str, _Sums]") -> dict[str, int]:
+    def _reserve_all(
+        self, wishes: Iterable[tuple[Reservation, str]], tally: "dict[str, _Sums]", now: float
+    ) -> dict[str, int]:
         granted, made = {}, []
         for wish, owner in wishes:
             mine = [tally[scope] for scope in scopes(wish.account)]
@@ -85,7 +87,7 @@ class Together(Reserving):
                 amount = wish.base + wish.each.times(choices)
                 for sums in mine:
                     sums.hold(amount)
-                made.append(held_values(wish, amount, owner, self.now()))
+                made.append(held_values(wish, amount, owner, now))
         self._db.executemany(INSERT_HELD, made)
         return granted
 

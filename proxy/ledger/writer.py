@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from math import inf
 from queue import Empty, SimpleQueue
 from typing import cast
 
@@ -49,6 +50,11 @@ class Operation:
     extends: str | None = None
     row: RequestRow | None = None
 
+    @property
+    def named(self) -> bool:
+        """Whether it is known whose counters it changes."""
+        return not (self.tenant is None and self.extends is None and self.row is None)
+
 
 def reserving(reservation: Reservation) -> Operation:
     """The work of a reservation."""
@@ -77,10 +83,15 @@ class _OneFailed(Exception):
 
 
 class Writer:
-    """Runs operations in the order of `submit`, which any thread may call."""
+    """Runs operations in the order of `submit`, which any thread may call.
 
-    def __init__(self, books: Books) -> None:
+    Every `tend_s` seconds, also where nothing is asked, it tends the books between two groups (None: another does).
+    """
+
+    def __init__(self, books: Books, tend_s: float | None = None) -> None:
         self._books = books
+        self._tend_s = tend_s
+        self._tended = -inf
         self._queue: SimpleQueue[Sequence[Operation] | None] = SimpleQueue()
         self._pending: deque[Operation] = deque()
         self._closed = False
@@ -118,21 +129,34 @@ class Writer:
     def _work(self) -> None:
         failures = 0
         while self._gather():
-            try:
-                self._commit()
+            _, error = _tried(self._commit)
+            if error is None:
                 failures = 0
-            except (sqlite3.Error, StoreLost) as error:
-                failures += 1
-                _log.warning("the ledger cannot be written: %s", error)
-                self._refuse(error, everything=self._ending and failures >= _LAST_TRIES)
-                time.sleep(_PAUSE_S)
+                self._tend()
+                continue
+            failures += 1
+            foreseen = isinstance(error, (sqlite3.Error, StoreLost))
+            _log.warning("the ledger cannot be written: %s", error, exc_info=None if foreseen else error)
+            self._refuse(error, everything=self._ending and failures >= _LAST_TRIES)
+            time.sleep(_PAUSE_S)
+
+    def _tend(self) -> None:
+        if self._tend_s is None or abs(self._books.now() - self._tended) < self._tend_s:
+            return
+        self._tended = self._books.now()
+        _, error = _tried(self._books.tend)
+        if error is not None:
+            _log.warning("the ledger cannot be looked after: %s", error)
 
     def _gather(self) -> bool:
-        """Move what has arrived to what is pending, waiting for the first; false when nothing more will come."""
+        """Move what has arrived to what is pending, waiting for the first; false when nothing more will come.
+
+        Where it has waited for long there may be none.
+        """
         wait = not self._pending and not self._ending
         try:
             while True:
-                arrived = self._queue.get(block=wait)
+                arrived = self._queue.get(block=wait, timeout=self._tend_s)
                 wait = False
                 if arrived is None:
                     self._ending = True
@@ -165,6 +189,7 @@ class Writer:
             self._books.lock(
                 {operation.tenant for operation in group if operation.tenant is not None},
                 {operation.extends for operation in group if operation.extends is not None},
+                others=len(group) > 1 and not all(operation.named for operation in group),
             )
             told = self._together(hot) if 1 < len(hot) < len(group) else None
             return self._each(group, None if told is None else iter(told), steps=steps)
@@ -201,16 +226,16 @@ class Writer:
         return cast("list[int | bool] | None", told)
 
     def _run(self, operation: Operation, *, step: bool) -> tuple[object, Exception | None]:
-        try:
+        def run() -> object:
             with self._books.transaction() if step else nullcontext():
-                return operation.run(self._books), None
-        except Exception as error:
-            if unavailable(error):
-                raise
-            if not step:
-                raise _OneFailed from error
-            # whatever it is, it goes to the one who asked, and the neighbours in the group go on
-            return None, error
+                return operation.run(self._books)
+
+        result, error = _tried(run)
+        if error is not None and unavailable(error):
+            raise error
+        if error is not None and not step:
+            raise _OneFailed from error
+        return result, error
 
     def _refuse(self, cause: Exception, *, everything: bool) -> None:
         """Refuse what need not be kept, also what arrived while the store was tried."""
@@ -222,6 +247,14 @@ class Writer:
             else:
                 _tell(operation, None, _unavailable(cause))
         self._pending = kept
+
+
+def _tried(work: Callable[[], object]) -> tuple[object, Exception | None]:
+    try:
+        return work(), None
+    except Exception as error:  # noqa: BLE001 - the thread must live
+        # whatever it is, it goes to those who asked, and their neighbours go on
+        return None, error
 
 
 def _unavailable(cause: Exception) -> LedgerUnavailable:

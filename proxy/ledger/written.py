@@ -20,13 +20,13 @@ T = TypeVar("T")
 
 
 class WrittenLedger:
-    """A `Ledger` on books that nobody else uses; `lock` is let go of at the end.
+    """A `Ledger` on books that nobody else uses; `lock` is let go of at the end. `tend_s` is the `Writer`'s.
 
     Every awaited method raises LedgerUnavailable while the store cannot be written.
     """
 
-    def __init__(self, books: Books, lock: ServerLock | None = None) -> None:
-        self._writer = Writer(books)
+    def __init__(self, books: Books, lock: ServerLock | None = None, tend_s: float | None = None) -> None:
+        self._writer = Writer(books, tend_s)
         self._lock = lock
         self._desks: dict[asyncio.AbstractEventLoop, _Desk] = {}
 
