@@ -66,7 +66,7 @@ from proxy.scoring.judge import JudgeScorer
 from proxy.scoring.logprobs import LogprobScorer
 from proxy.scoring.reward import RewardScorer
 from proxy.scoring.universal import Universal
-from proxy.telemetry import Metrics, flush_logs
+from proxy.telemetry import Marks, Metrics, flush_logs
 from proxy.trial import Shadows
 from proxy.types import JSON, Plan, Strategy, Tenant
 from proxy.upstream import Lane
@@ -141,6 +141,7 @@ class Tally:
         self._stop_by: float | None = None
         self._often: dict[str, Serve] = {}
         self._metrics = Metrics(shared.metrics if shared is not None else None)
+        self._marks = Marks(shared.metrics, wall_clock) if shared is not None else None
         self._states = shared.states if shared is not None else None
         self._open_to_all = shared.open_to_all if shared is not None else False
         # a file that cannot be read is told before the ledger is locked
@@ -373,7 +374,10 @@ class Tally:
     def _alert(self, soft: SoftBudget) -> None:
         """Tell that a soft budget is used up, or has room again."""
         self._metrics.soft.labels(soft.tenant, soft.key or "").set(int(soft.used))
-        if not soft.changed:
+        name = f"{soft.tenant}/{soft.key or ''}"
+        # each worker sees it, also one that took the place of the one that told of it
+        changed = soft.changed if self._marks is None else self._marks.turned(name, on=soft.used)
+        if not changed:
             return
         log = structlog.get_logger("tally")
         whose = {"tenant": soft.tenant, **({} if soft.key is None else {"key": soft.key})}

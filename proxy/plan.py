@@ -1,5 +1,6 @@
 """What will be done with a request, from its wish, its tenant and the configuration; never from its prompt's text."""
 
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from math import ceil
@@ -11,7 +12,7 @@ from proxy.errors import BudgetExceeded, NotAllowed, RequestInvalid
 from proxy.money import nano_usd
 from proxy.patterns import pattern
 from proxy.trial import lot
-from proxy.types import JSON, AnswerSpec, LowConfidence, Plan, Strategy, StrategyName, Tenant, VerdictRule
+from proxy.types import JSON, AnswerSpec, Key, LowConfidence, Plan, Strategy, StrategyName, Tenant, VerdictRule
 from proxy.upstream.catalogue import Catalogue
 from proxy.verdict import SHADOW
 
@@ -69,23 +70,33 @@ class Planner:
         # a strategy has two dozen parameters, and most requests have the same
         self._known: dict[tuple[object, ...], Strategy] = {}
 
-    def plan(self, request: JSON, wish: Wish, tenant: Tenant, *, left: float = 1.0, soft: bool = False) -> Plan:
+    def plan(
+        self,
+        request: JSON,
+        wish: Wish,
+        tenant: Tenant,
+        *,
+        key: Key | None = None,
+        left: float = 1.0,
+        soft: bool = False,
+    ) -> Plan:
         """The plan for `request` of a tenant of whose budget the share `left` is left.
 
-        `soft`: a soft budget is used up with which scaling ends.
+        `key` is the one to which the tenant is narrowed already; `soft`: a soft budget is used up with which scaling
+        ends.
 
         Raises NotAllowed for a model or a strategy off the tenant's list, RequestInvalid for an `n` over a cap, and
         where an answer is to be refused below a confidence that it cannot have, BudgetExceeded where the budget holds
         no vote and the tenant wants nothing less.
         """
         model = request["model"]
-        check_model(tenant, model)
+        check_model(tenant, model, key)
         choices = _choices(request, wish, tenant)
         answer = wish.answer or tenant.answer or self._ruled(request) or self._catalogue.answer(model) or self._answer
         name = wish.strategy or tenant.strategy or self._catalogue.strategy(model) or self._default.name
         blind = picks(answer) and name not in _FIXED
         if wish.strategy is not None:
-            check_strategy(tenant, name)
+            check_strategy(tenant, name, key)
         elif tenant.strategies is not None and name not in tenant.strategies:
             # what nobody asked for by name is what the tenant may have
             name = next(iter(tenant.strategies), "off")
@@ -178,12 +189,20 @@ class Planner:
         return replace(self._default, name=name, samples=samples, max_samples=most, max_rounds=rounds, verdict=verdict)
 
 
-def check_model(tenant: Tenant, model: str) -> None:
-    """Raises NotAllowed for a model off the tenant's list."""
+def check_model(tenant: Tenant, model: str, key: Key | None = None) -> None:
+    """Raises NotAllowed for a model off the list of a tenant, which is narrowed to `key` already."""
     if tenant.models is not None and model not in tenant.models:
-        raise NotAllowed(
-            f"The tenant {tenant.name!r} may not use the model {model!r}.", code="model_not_allowed", param="model"
-        )
+        whose = _whose(tenant, key, forbids=key is not None and _off(model, key.models))
+        raise NotAllowed(f"{whose} may not use the model {model!r}.", code="model_not_allowed", param="model")
+
+
+def _whose(tenant: Tenant, key: Key | None, *, forbids: bool) -> str:
+    """Who is told to forbid something: the key where its own list does, else the tenant."""
+    return f"The key {key.id!r}" if key is not None and forbids else f"The tenant {tenant.name!r}"
+
+
+def _off(name: str, names: Collection[str] | None) -> bool:
+    return names is not None and name not in names
 
 
 def request_limit(tenant: Tenant, asked: Decimal | None) -> int | None:
@@ -192,11 +211,12 @@ def request_limit(tenant: Tenant, asked: Decimal | None) -> int | None:
     return min((limit for limit in limits if limit is not None), default=None)
 
 
-def check_strategy(tenant: Tenant, name: StrategyName) -> None:
-    """Raises NotAllowed for a strategy off the tenant's list; one sample is always allowed."""
+def check_strategy(tenant: Tenant, name: StrategyName, key: Key | None = None) -> None:
+    """Raises NotAllowed for a strategy off the list of a tenant, narrowed to `key`; one sample is always allowed."""
     if tenant.strategies is not None and name != "off" and name not in tenant.strategies:
+        whose = _whose(tenant, key, forbids=key is not None and _off(name, key.strategies))
         raise NotAllowed(
-            f"The tenant {tenant.name!r} may not use the strategy {name!r}.",
+            f"{whose} may not use the strategy {name!r}.",
             code="strategy_not_allowed",
             param="tally.strategy",
         )

@@ -4,7 +4,9 @@ import asyncio
 import atexit
 import logging
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
+from hashlib import blake2b
 from pathlib import Path
 from typing import TextIO
 
@@ -19,7 +21,11 @@ _SAMPLES = (1, 2, 4, 8, 16, 32, 64, 128)
 
 
 _MOST_TOLD = 10_000
+_TOLD = ("reservations", "nano_usd", "tenants")
+"""What a line of the standard library's logger may say beside its event: our own, for libraries may quote prompts."""
 _FLUSH_S = 0.1
+_STEADY_S = 2.0
+"""How long a mark stays at least: a worker may have looked just before another has set it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +36,34 @@ class _Told:
     prompt: Counter
     completion: Counter
     cost: Counter
+
+
+class Marks:
+    """What worker processes have told, as empty files in `folder`, so that one of them tells it for all.
+
+    `clock` is seconds since 1970, as files have it.
+    """
+
+    def __init__(self, folder: Path, clock: Callable[[], float]) -> None:
+        self._folder = folder
+        self._clock = clock
+
+    def turned(self, name: str, *, on: bool) -> bool:
+        """Set a mark, or take it away; returns whether it stood otherwise, so that this process is to tell."""
+        path = self._folder / f"{blake2b(name.encode(), digest_size=16).hexdigest()}.mark"
+        try:
+            if on:
+                path.touch(exist_ok=False)
+            elif self._clock() - path.stat().st_mtime < _STEADY_S:
+                return False
+            else:
+                path.unlink()
+        except (FileExistsError, FileNotFoundError):
+            return False
+        except OSError:
+            # better twice than never
+            return on
+        return True
 
 
 class Metrics:
@@ -145,7 +179,7 @@ def configure_logging(level: str, stream: TextIO = sys.stderr) -> None:
     handler.setLevel(number)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=[*shared, structlog.stdlib.add_logger_name],
+            foreign_pre_chain=[*shared, structlog.stdlib.add_logger_name, structlog.stdlib.ExtraAdder(_TOLD)],
             processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *renderers],
         )
     )

@@ -471,7 +471,10 @@ def test_the_spend_of_all_is_that_of_every_team(admin: Admin, team: str) -> None
         ("/key/generate", {"max_budget": -1}, "max_budget"),
         ("/key/generate", {"budget_duration": "1y"}, "budget_duration"),
         ("/key/generate", {"duration": "soon"}, "duration"),
-        ("/key/generate", {"expires": "2001-01-01"}, "expires_at"),
+        ("/key/generate", {"expires": "2001-01-01"}, "expires"),
+        ("/team/new", {"team_id": "acme"}, "team_id"),
+        ("/key/generate", {"max_budget": 1e-12}, "max_budget"),
+        ("/key/generate", {"budgets": [{"max_budget": 1}, {"max_budget": 2}]}, "budgets"),
         ("/key/generate", {"strategy": "off", "strategies": ["adaptive"]}, "strategy"),
         ("/key/generate", {"metadata": {"x": "y" * 20_000}}, "metadata"),
         ("/key/update", {"rpm_limit": 1}, "key"),
@@ -492,6 +495,19 @@ def test_a_wrong_field_is_named(admin: Admin, path: str, body: JSON, param: str 
     response = admin.post(path, body)
     refused(response, 400)
     assert (response.json()["error"]["param"] or None) == param
+
+
+def test_a_wrong_type_is_told_in_the_words_of_json(admin: Admin) -> None:
+    told = admin.post("/team/delete", {"team_ids": "a"}).json()["error"]["message"]
+    assert told == "team_ids: must be a list."
+    told = admin.post("/key/generate", {"metadata": 5}).json()["error"]["message"]
+    assert told == "metadata: must be an object."
+
+
+def test_days_of_spend_that_end_before_they_start_are_refused(admin: Admin) -> None:
+    response = admin.get("/spend/logs", start_date="2026-11-02", end_date="2026-11-01")
+    refused(response, 400)
+    assert response.json()["error"]["param"] == "end_date"
 
 
 def test_an_unknown_team_is_not_found(admin: Admin) -> None:

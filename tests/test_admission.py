@@ -17,6 +17,7 @@ from proxy.admission.shared import SharedStates, Table
 from proxy.admission.states import Private
 from proxy.core.rate import admit, charge
 from proxy.errors import RateLimited
+from proxy.ledger.counters import key_scope, tenant_scope
 from proxy.types import Limits, Tenant
 from tests.process import environment
 
@@ -55,6 +56,27 @@ def test_requests_a_minute_are_counted_for_each_scope(admission: Admission, cloc
         assert not admission.enter(free).told
     clock.now += 30
     admission.enter(acme)
+
+
+@pytest.mark.parametrize(
+    ("limits", "may"),
+    [
+        (Limits(rpm_limit=1), "send 1 requests a minute"),
+        (Limits(tpm_limit=1), "use 1 tokens a minute"),
+        (Limits(max_parallel=1), "have 1 requests at once"),
+    ],
+)
+@pytest.mark.parametrize("place", [0, 1])
+def test_a_refusal_names_whose_rate_it_is(admission: Admission, place: int, limits: Limits, may: str) -> None:
+    scopes = [(tenant_scope("acme"), Limits(rpm_limit=9)), (key_scope("key_1"), Limits(rpm_limit=9))]
+    scopes[place] = (scopes[place][0], limits)
+    entry = admission.enter(scopes)
+    if limits.max_parallel is None:
+        entry.leave(60)
+    whose = ("tenant 'acme'", "key 'key_1'")[place]
+    with pytest.raises(RateLimited) as caught:
+        admission.enter(scopes)
+    assert caught.value.message == f"Rate limit reached: the {whose} may {may}."
 
 
 def test_a_key_without_room_takes_nothing_from_its_tenant(admission: Admission) -> None:
@@ -208,6 +230,7 @@ from pathlib import Path
 from proxy.admission import Admission
 from proxy.admission.shared import SharedStates, Table
 from proxy.errors import RateLimited
+from proxy.ledger.counters import key_scope, tenant_scope
 from proxy.types import Limits
 
 table = Table(4, Path("rates"))

@@ -1,6 +1,7 @@
 """Keys: who calls, for how long a key is believed, and how many requests a minute."""
 
 from collections.abc import AsyncIterator, Iterator
+from contextlib import closing
 from pathlib import Path
 
 import httpx
@@ -273,6 +274,18 @@ def test_too_many_requests_are_429_with_the_seconds_to_wait_and_cost_nothing(sta
     stage.upstream.wait(lambda: stage.tally.balance("busy").spent.nano == stage.cost_nano)
     assert stage.tally.balance("busy").ledger.nano == stage.cost_nano
     stage.ask("off")
+
+
+@pytest.mark.parametrize("path", ["chat/completions", "embeddings"])
+def test_a_model_that_the_key_may_not_use_is_refused_in_the_key_s_name(stage: Stage, path: str) -> None:
+    store = Path(stage.tally.config.general_settings.database_url.removeprefix("sqlite:///"))
+    with closing(Books.open(store, clock=wall_clock)) as books:
+        key = books.create_key("acme", limits=Limits(models=("other",)))
+        public = books.key_id(key)
+    body = {"model": "small", "messages": ASK, "input": "x"}
+    told = httpx.post(f"{stage.tally.url}/v1/{path}", json=body, headers={"authorization": f"Bearer {key}"})
+    assert told.status_code == 403
+    assert told.json()["error"]["message"] == f"The key {public!r} may not use the model 'small'."
 
 
 def test_a_key_made_and_revoked_beside_the_server_works_in_between(stage: Stage, tmp_path: Path) -> None:

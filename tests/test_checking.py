@@ -235,6 +235,30 @@ def test_a_price_that_nobody_has_heard_of_is_a_mistake() -> None:
 
 
 @pytest.mark.parametrize(
+    ("key", "instead"), [("api_bse", "api_base"), ("wieght", "weight"), ("temperatur", "temperature")]
+)
+def test_a_mistyped_name_is_a_mistake_that_says_what_was_meant(key: str, instead: str) -> None:
+    with pytest.raises(ConfigError, match=rf"{key}: is not a known name; did you mean {instead}\?$"):
+        found({"model": "openai/m", "api_base": URL, key: 1})
+
+
+def test_a_name_that_nobody_knows_is_noted() -> None:
+    free = {"input_cost_per_token": 0, "output_cost_per_token": 0}
+    assert found({"model": "openai/m", "api_base": URL, **free, "zzz_qqq": 1}) == [
+        (f"{WHERE}.zzz_qqq", "is sent to the provider as it is")
+    ]
+
+
+def test_what_is_said_of_tenants_and_does_nothing_is_noted() -> None:
+    key = {"key": "sk-abcdef", "expires": "2020-01-01"}
+    tenants = [{"name": "a", "store_samples_days": 3, "keys": [key]}, {"name": "b", "store_samples": True}]
+    config = parse_config({"tenants": tenants}, "file", {})
+    found = check_models(config, "file", environ={}, prices=PRICES, now=1.6e9)
+    assert [note.key for note in found] == ["tenants[0].keys[0].expires", "tenants[0].store_samples_days"]
+    assert len(check_models(config, "file", environ={}, prices=PRICES, now=1.5e9)) == 1
+
+
+@pytest.mark.parametrize(
     "key",
     [
         "input_cost_per_token_above_333k_tokens",

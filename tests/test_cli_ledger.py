@@ -17,9 +17,11 @@ import pytest
 from click.testing import CliRunner, Result
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.console import Console
 
 from proxy.cli.keys import key
 from proxy.cli.ledger import ledger
+from proxy.cli.tables import show_table
 from proxy.cli.tenants import tenant
 from proxy.config.limits import read_budget, written_budget
 from proxy.ledger import Ballot, Settlement
@@ -372,24 +374,81 @@ def test_the_rows_of_a_deleted_tenant_are_shown_and_exported(run: Run, used: Boo
 def test_a_limit_on_money_that_stands_only_in_further_windows_is_listed(run: Run) -> None:
     ok(run("tenant add acme --token-budget 7 --budget 20/1mo --budget 5/1d --budget 9tokens/1d"))
     listed = ok(run("tenant list"))
-    assert "5 " in listed
-    assert "1d" in listed
+    assert "5/1d +3" in listed
     assert "no limit" not in listed
-    shown = ok(run("ledger show")).splitlines()[-2].split()
-    assert shown[:2] == ["acme", "5"]
+    shown = ok(run("ledger show")).splitlines()[-1].split()
+    assert shown[:3] == ["acme", "5/1d", "+3"]
+    (budgets,) = (line for line in ok(run("tenant show acme")).splitlines() if "budgets" in line)
+    assert "5/1d, 9tokens/1d, 20/1mo, 7tokens" in budgets
+
+
+def test_one_window_has_one_amount(run: Run) -> None:
+    assert "two different amounts for one window: 1d" in refused(run("tenant add acme --budget 5/1d --budget 6/1d"))
+    ok(run("tenant add acme --budget 5/1d --budget 5/1d"))
+
+
+def test_an_amount_below_a_nano_dollar_is_refused(run: Run) -> None:
+    assert "smaller than a nano-dollar" in refused(run("tenant add acme --max-budget 1e-12"))
+    assert "smaller than a nano-dollar" in refused(run("tenant add acme --budget 1e-12/1d"))
+    ok(run("tenant add acme --max-budget 0"))
+
+
+def test_what_has_no_effect_is_told_beside(run: Run, tmp_path: Path) -> None:
+    added = run("tenant add acme --store-samples-days 3")
+    ok(added)
+    assert "no effect without --store-samples" in added.stderr
+    assert not run("tenant update acme --store-samples --store-samples-days 3").stderr
+    config = tmp_path / "models.json"
+    entry = {"model_name": "small", "litellm_params": {"model": "openai/small"}}
+    settings = {"database_url": f"sqlite:///{tmp_path / 'tally.db'}"}
+    config.write_text(json.dumps({"model_list": [entry], "general_settings": settings}))
+    for command in ("tenant update acme", "key create acme"):
+        told = run(f"{command} --model small --model nosuch", config=config)
+        ok(told)
+        assert "warning: 'nosuch' is not in the model_list" in told.stderr
+        assert "'small'" not in told.stderr
+
+
+@pytest.mark.parametrize("width", [30, 60, 80, 120])
+def test_no_table_loses_an_id_a_date_or_a_name(run: Run, used: Books, width: int) -> None:
+    used.record(verdict("req_2", Ballot("d0", "42", None, None)))
+    used.add_tenant(Tenant("a" * 250))
+    one = used.key_id(used.create_key("a" * 250, expires_at=32_503_680_000))
+    for command in ("key list", "ledger check --keys", "ledger show", "tenant list"):
+        told = ok(run(command, COLUMNS=str(width), FORCE_COLOR="1", NO_COLOR="1"))
+        if command.startswith(("key", "ledger check")):
+            assert one in told
+        if command == "key list":
+            assert "3000-01-01" in told
+        assert told.count("a") >= 250
+        assert len(told.splitlines()) < 60
+
+
+@pytest.mark.parametrize("width", [30, 80, 120])
+def test_a_table_keeps_every_column_at_any_width(width: int) -> None:
+    columns = ("tenant", "model", "strategy", ">requests", ">95 % interval", ">USD", ">first sample USD", ">times")
+    row = ("acme", "a-model", "adaptive", "1000", "12.3 - 45.6", "0.123456789", "0.012345678", "10.00")
+    out = Console(file=io.StringIO(), width=width)
+    show_table(out, columns, [row, row])
+    assert isinstance(out.file, io.StringIO)
+    told = out.file.getvalue()
+    assert all(told.count(text) >= 2 for text in row)
+    assert all(name.removeprefix(">") in told for name in columns)
+    show_table(out, columns, [])
+    assert len(out.file.getvalue()) > len(told)
 
 
 def test_a_key_expires_on_its_day(run: Run, books: Books) -> None:
     ok(run("tenant add acme"))
     ok(run("key create acme --expires 2999-01-01"))
-    assert "2999-01-01 00:00:00" in ok(run("key list"))
+    assert "2999-01-01" in ok(run("key list"))
     assert "expired already" in refused(run("key create acme --expires 2001-01-01"))
     assert "'--expires'" in refused(run("key create acme --expires tomorrow"))
 
 
 def test_the_check_is_content_when_everything_adds_up(run: Run, used: Books) -> None:
     """Also beside a server that has the file open."""
-    assert "ok" in ok(run("ledger check"))
+    assert ok(run("ledger check")).endswith("all agree: 1 tenants and 0 keys\n")
     (only,) = json.loads(ok(run("ledger check --json")))["tenants"]
     assert only["tenant"] == "acme"
     assert (only["spent_nano_usd"], only["ledger_nano_usd"], only["reserved_nano_usd"], only["ok"]) == (5, 5, 10, True)
@@ -402,6 +461,7 @@ def test_the_check_says_what_disagrees_and_ends_with_1(run: Run, used: Books, tm
     result = run("ledger check")
     assert result.exit_code == 1
     assert "wrong: spent" in result.stdout
+    assert "all agree" not in result.stdout
     result = run("ledger check --json")
     assert result.exit_code == 1
     assert json.loads(result.stdout)["tenants"][0]["ok"] is False

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from proxy.config import parse_config
 from proxy.errors import ConfigError, NotAllowed, RequestInvalid
 from proxy.plan import Planner, Wish
-from proxy.types import STRATEGIES, AnswerKind, AnswerSpec, Pick, StrategyName, Tenant, Votable
+from proxy.types import STRATEGIES, AnswerKind, AnswerSpec, Key, Limits, Pick, StrategyName, Tenant, Votable
 from proxy.upstream.catalogue import Catalogue
 from proxy.upstream.direct import DirectLane
 from proxy.upstream.prices import PriceMap
@@ -106,6 +106,29 @@ def test_a_model_off_the_tenants_list_is_not_allowed() -> None:
             PLANNER.plan(ASK, Wish(), Tenant("acme", models=models))
 
 
+@pytest.mark.parametrize(
+    ("tenant", "key", "whose"),
+    [
+        (Limits(), Limits(models=("other",), strategies=("off",)), "The key 'key_1'"),
+        (Limits(models=("other",), strategies=("off",)), Limits(), "The tenant 'acme'"),
+        (
+            Limits(models=("other",), strategies=()),
+            Limits(models=("small",), strategies=("pets",)),
+            "The tenant 'acme'",
+        ),
+        (Limits(models=("other",), strategies=()), Limits(models=("other",), strategies=()), "The key 'key_1'"),
+    ],
+)
+def test_what_is_not_allowed_names_whose_list_forbids_it(tenant: Limits, key: Limits, whose: str) -> None:
+    own = Key("key_1", "acme", models=key.models, strategies=key.strategies)
+    for name in ("models", "strategies"):
+        caller = Tenant("acme", **{name: getattr(tenant, name)}).narrowed(Limits(**{name: getattr(key, name)}))
+        with pytest.raises(NotAllowed) as caught:
+            PLANNER.plan(ASK, Wish(strategy="pets"), caller, key=own)
+        what = "model 'small'" if name == "models" else "strategy 'pets'"
+        assert caught.value.message == f"{whose} may not use the {what}."
+
+
 def test_the_tally_object_is_shown_unless_the_request_is_plainly_off() -> None:
     tenant = Tenant("acme")
     assert not PLANNER.plan(ASK, Wish(strategy="off"), tenant).show_tally
@@ -161,7 +184,7 @@ def test_prose_is_scaled_only_to_be_picked_from_and_only_where_samples_differ(
 
 
 def test_texts_that_are_picked_from_need_no_strategy_of_their_own_and_no_probe() -> None:
-    made = planner(answer={"kind": "text", "pick": "central"}, samples=6, max_samples=4)
+    made = planner(answer={"kind": "text", "pick": "central"}, samples=4, max_samples=4)
     plan = made.plan(ASK, Wish(), Tenant("acme"))
     assert (plan.strategy.name, plan.strategy.samples, plan.probe) == ("self_consistency", 4, False)
     assert made.plan(ASK, Wish(samples=1), Tenant("acme")).reason == "one sample"

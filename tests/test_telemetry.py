@@ -4,9 +4,13 @@ import json
 import os
 import subprocess
 import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from proxy.telemetry import Marks
 from tests.process import environment
 
 PROGRAM = """
@@ -17,6 +21,7 @@ configure_logging({level!r})
 structlog.get_logger("tally").info("ours", request="r")
 logging.getLogger("proxy.ledger.writer").info("told by %s", "the writer")
 logging.getLogger("library").info("POST what-somebody-asked")
+logging.getLogger("proxy.ledger.reserving").info("swept", extra={{"nano_usd": 7, "prompt": "what-somebody-asked"}})
 logging.getLogger("library").warning("mind this")
 try:
     secret = "a-local-variable"
@@ -35,8 +40,8 @@ def written(level: str) -> list[dict[str, str]]:
 @pytest.mark.parametrize(
     ("level", "events"),
     [
-        ("debug", ["ours", "told by the writer", "mind this", "it broke"]),
-        ("info", ["ours", "told by the writer", "mind this", "it broke"]),
+        ("debug", ["ours", "told by the writer", "swept", "mind this", "it broke"]),
+        ("info", ["ours", "told by the writer", "swept", "mind this", "it broke"]),
         ("warning", ["mind this", "it broke"]),
         ("error", ["it broke"]),
     ],
@@ -47,6 +52,24 @@ def test_every_line_is_json_of_the_level_asked_for_and_libraries_only_warn(level
     assert all(line["timestamp"].endswith("Z") and line["level"] for line in lines)
     assert "OSError: no room" in lines[-1]["exception"]
     assert "a-local-variable" not in lines[-1]["exception"]
+
+
+def test_what_a_line_says_beside_its_event_is_numbers_of_our_own() -> None:
+    (swept,) = (line for line in written("info") if line["event"] == "swept")
+    assert swept.keys() == {"event", "logger", "level", "timestamp", "nano_usd"}
+
+
+def test_of_several_workers_one_tells_what_all_of_them_see(tmp_path: Path) -> None:
+    now = SimpleNamespace(ahead=0.0)
+    one, other = (Marks(tmp_path, lambda: time.time() + now.ahead) for _ in range(2))
+    assert not one.turned("acme/", on=False)
+    assert [each.turned("acme/", on=True) for each in (one, other, one)] == [True, False, False]
+    # a look from just before
+    assert not other.turned("acme/", on=False)
+    assert other.turned("acme/key_1", on=True)
+    now.ahead = 3.0
+    assert [each.turned("acme/", on=False) for each in (one, other)] == [True, False]
+    assert other.turned("acme/", on=True)
 
 
 def test_on_a_terminal_lines_are_text_with_plain_tracebacks() -> None:

@@ -4,6 +4,7 @@ import json
 import os
 import random
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -11,12 +12,13 @@ from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 
 from tests.fake_upstream import FakeUpstream, Reply
-from tests.process import children, environment, free_port, lives, serving
+from tests.process import Server, children, environment, free_port, lives, serving
 from tests.served import KEY, configuration
 
 STOPS = int(os.environ.get("TALLY_TEST_STOPS", "4"))
@@ -42,12 +44,8 @@ def configured(upstream: FakeUpstream, folder: Path, **tenant: object) -> tuple[
 
 def ask(url: str) -> int | None:
     """The status of a request on a connection of its own; None where it was cut."""
-    body = {"model": "small", "messages": [{"role": "user", "content": "x"}]}
-    headers = {"authorization": f"Bearer {KEY}", "connection": "close"}
-    try:
-        return CLIENT.post(f"{url}/off/v1/chat/completions", json=body, headers=headers).status_code
-    except httpx.TransportError:
-        return None
+    status = _asked(url)
+    return status if isinstance(status, int) else None
 
 
 def test_workers_let_in_together_as_many_requests_a_minute_as_one_process(
@@ -150,6 +148,71 @@ def test_an_interrupt_at_the_terminal_lets_workers_answer_what_is_in_flight(slow
         assert server.process.wait(10) == 0
 
 
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_server_that_is_stopped_refuses_connections_while_it_answers_what_is_in_flight(
+    slow: FakeUpstream, tmp_path: Path, workers: int
+) -> None:
+    words = configured(slow, tmp_path)
+    with (
+        serving(slow, tmp_path, *words, "--workers", str(workers), environ={}) as server,
+        ThreadPoolExecutor(4) as clients,
+    ):
+        asked = [clients.submit(ask, server.url) for _ in range(4)]
+        slow.wait(lambda: slow.in_flight == 4, timeout=30)
+        server.process.send_signal(signal.SIGTERM)
+        slow.wait(partial(_refused, server.url), timeout=1)
+        assert slow.in_flight == 4
+        assert [one.result() for one in asked] == [200] * 4
+        assert server.process.wait(10) == 0
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_who_is_connected_when_a_busy_server_is_stopped_is_answered(
+    upstream: FakeUpstream, tmp_path: Path, workers: int
+) -> None:
+    words = configured(upstream, tmp_path)
+    with serving(upstream, tmp_path, *words, "--workers", str(workers), environ={}) as server:
+
+        def keep_asking(_: int) -> list[int | str]:
+            statuses: list[int | str] = []
+            while not statuses or statuses[-1] == 200:
+                statuses.append(_asked(server.url))
+            return statuses
+
+        with ThreadPoolExecutor(12) as clients:
+            asking = [clients.submit(keep_asking, number) for number in range(12)]
+            time.sleep(1)
+            server.process.send_signal(signal.SIGTERM)
+            ends = [one.result() for one in asking]
+        assert server.process.wait(10) == 0
+    assert [statuses[-1] for statuses in ends] == ["refused"] * 12
+    assert all(len(statuses) > 1 for statuses in ends)
+
+
+def test_a_soft_budget_that_several_workers_see_used_up_is_told_once(upstream: FakeUpstream, tmp_path: Path) -> None:
+    words = configured(upstream, tmp_path, soft_budget=1e-6)
+    with serving(upstream, tmp_path, *words, "--workers", "3", environ={}) as server:
+        with ThreadPoolExecutor(12) as clients:
+            assert list(clients.map(ask, [server.url] * 60)) == [200] * 60
+        server.process.send_signal(signal.SIGTERM)
+        assert server.process.wait(10) == 0
+    assert server.output.read_text().count("soft_budget_used") == 1
+
+
+def test_what_a_killed_worker_had_reserved_is_told(tmp_path: Path) -> None:
+    endless = Reply(("The answer is 42.",), latency=60)
+    with FakeUpstream(lambda _: endless) as upstream, ThreadPoolExecutor(4) as clients:
+        words = configured(upstream, tmp_path)
+        with serving(upstream, tmp_path, *words, "--workers", "2", environ={}) as server:
+            asked = [clients.submit(ask, server.url) for _ in range(4)]
+            upstream.wait(lambda: upstream.in_flight == 4, timeout=30)
+            for pid in children(server.process.pid)[1:]:
+                os.kill(pid, signal.SIGKILL)
+            assert [one.result() for one in asked] == [None] * 4
+            upstream.wait(lambda: sum(line["reservations"] for line in _lines(server, "swept")) == 4, timeout=10)
+            assert all(line["nano_usd"] > 0 and line["tenants"] == 1 for line in _lines(server, "swept"))
+
+
 def test_a_killed_server_s_processes_end_and_the_next_one_removes_its_folder(
     upstream: FakeUpstream, tmp_path: Path
 ) -> None:
@@ -179,6 +242,32 @@ def _beside(upstream: FakeUpstream, folder: Path) -> tuple[str, str]:
     )
     (folder / "other.json").write_text(json.dumps(data))
     return "--config", "other.json"
+
+
+def _asked(url: str) -> int | str:
+    """The status of a request on a connection of its own, or why there is none."""
+    body = {"model": "small", "messages": [{"role": "user", "content": "x"}]}
+    headers = {"authorization": f"Bearer {KEY}", "connection": "close"}
+    try:
+        return CLIENT.post(f"{url}/off/v1/chat/completions", json=body, headers=headers).status_code
+    except httpx.ConnectError:
+        return "refused"
+    except httpx.TransportError as error:
+        return repr(error)
+
+
+def _refused(url: str) -> bool:
+    address = httpx.URL(url)
+    try:
+        socket.create_connection((address.host, address.port or 0), timeout=1).close()
+    except ConnectionRefusedError:
+        return True
+    return False
+
+
+def _lines(server: Server, event: str) -> list[dict[str, Any]]:
+    found = (json.loads(line) for line in server.output.read_text().splitlines() if line.endswith("}"))
+    return [line for line in found if line["event"] == event]
 
 
 def _served(url: str) -> bool:

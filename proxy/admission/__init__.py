@@ -73,9 +73,10 @@ class Admission:
             now = self._clock()
             states = self._states.find([name for name, _ in limited], round(now * _NS))
             passed = [_ask(state, limits, now) for state, limits in zip(states, bounds, strict=True)]
-            for state, limits, asked in zip(states, bounds, passed, strict=True):
+            for (name, limits), state, asked in zip(limited, states, passed, strict=True):
                 if refusal := _refusal(state, limits, asked):
-                    message, retry_after = refusal
+                    may, retry_after = refusal
+                    message = f"Rate limit reached: {_whose(name)} may {may}."
                     untaken = [_untaken(*each) for each in zip(states, passed, strict=True)]
                     raise RateLimited(message, retry_after=retry_after, told=_headers(bounds, untaken, now))
             for state, (requests, _) in zip(states, passed, strict=True):
@@ -101,13 +102,19 @@ def _ask(state: State, limits: Limits, now: float) -> _Asked:
 
 
 def _refusal(state: State, limits: Limits, asked: _Asked) -> tuple[str, float] | None:
-    """Why a scope lets nobody in, and for how many seconds; None where it does."""
+    """What a scope may at most where it lets nobody in, and for how many seconds; None where it does."""
     if limits.max_parallel is not None and state.inside >= limits.max_parallel:
-        return f"Rate limit reached: {limits.max_parallel} requests at once.", _RETRY_S
-    for passed, what in zip(asked, (f"{limits.rpm_limit} requests", f"{limits.tpm_limit} tokens"), strict=True):
+        return f"have {limits.max_parallel} requests at once", _RETRY_S
+    may = f"send {limits.rpm_limit} requests a minute", f"use {limits.tpm_limit} tokens a minute"
+    for passed, told in zip(asked, may, strict=True):
         if passed is not None and not passed.allowed:
-            return f"Rate limit reached: {what} a minute.", passed.retry_after
+            return told, passed.retry_after
     return None
+
+
+def _whose(scope: str) -> str:
+    kind, _, name = scope.partition(":")
+    return f"the {kind} {name!r}"
 
 
 def _untaken(state: State, asked: _Asked) -> _Asked:

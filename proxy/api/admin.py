@@ -21,6 +21,8 @@ from proxy.ledger.keys import NO_KEY
 from proxy.types import JSON
 
 _MOST_BYTES = 256 * 1024
+_FIELDS = {"expires_at": "expires", "name": "team_id"}
+"""What the ledger and this API call the same thing."""
 
 Administer = Callable[[str, JSON], Awaitable[Any]]
 """Does what a path is for, on the ledger. Raises NotFound, RequestInvalid and LedgerUnavailable."""
@@ -140,4 +142,5 @@ def _in_their_form(error: TallyError) -> TallyError:
     elif error.code == NO_KEY:
         error.type = "token_not_found_in_db"
     error.code = str(error.status)
+    error.param = _FIELDS.get(error.param or "", error.param)
     return error

@@ -95,7 +95,7 @@ class ChatEndpoint:
         free = all(each.rates is not None and each.rates.free for each in route.own)
         left, soft = (caller.left_free, False) if free else (caller.left, caller.soft)
         try:
-            plan = services.planner.plan(body, wanted, caller.tenant, left=left, soft=soft)
+            plan = services.planner.plan(body, wanted, caller.tenant, key=caller.key, left=left, soft=soft)
         except BudgetExceeded as error:
             purse = Purse(caller.tenant, account, refused=Refused(account, free=free))
             raise await explained(error, purse, services.shortage) from None

@@ -103,7 +103,7 @@ class PassthroughEndpoint:
         checked = validated(PassedRequest, body)
         known_strategy(request.headers.get("x-tally-strategy"), "x-tally-strategy")
         route = services.catalogue.find(checked.model)
-        check_model(caller.tenant, checked.model)
+        check_model(caller.tenant, checked.model, caller.key)
         account = Account(caller.tenant.name, caller.key_id, identity)
         asked = None if checked.tally is None else checked.tally.max_cost_usd
         purse = Purse(caller.tenant, account, request_limit(caller.tenant, asked))

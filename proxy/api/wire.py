@@ -10,6 +10,7 @@ from starlette.responses import Response
 
 from proxy.config import AnswerConfig
 from proxy.config.limits import MOST_SAMPLES
+from proxy.config.wording import wording
 from proxy.errors import BodyTooSlow, BudgetExceeded, RateLimited, RequestInvalid, TallyError, UpstreamError
 from proxy.plan import Wish
 from proxy.types import JSON, STRATEGIES, LowConfidence, StrategyName, VerdictRule
@@ -115,8 +116,7 @@ def validated(model: type[_Model], body: JSON) -> _Model:
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         place = _place(first["loc"])
-        reason = "is missing" if first["type"] == "missing" else str(first["msg"]).removeprefix("Value error, ")
-        raise RequestInvalid(f"{place}: {reason}.", param=place, code="invalid_value") from None
+        raise RequestInvalid(f"{place}: {wording(first)}.", param=place, code="invalid_value") from None
 
 
 def known_strategy(name: str | None, place: str) -> StrategyName | None:

@@ -22,6 +22,7 @@ def check(file: Path) -> None:
     """Name every mistake in FILE, with its key and the reason; exit status 2 if there is one."""
     from proxy.calibration import read_calibrations
     from proxy.config import load_config
+    from proxy.ledger.store import wall_clock
     from proxy.upstream.checking import check_models
     from proxy.upstream.prices import PriceMap
 
@@ -32,7 +33,7 @@ def check(file: Path) -> None:
         Model.load(found.scaling.predictor)
     if found.scaling.calibration is not None:
         read_calibrations(found.scaling.calibration)
-    for note in check_models(found, str(file), environ=os.environ, prices=cache(PriceMap)):
+    for note in check_models(found, str(file), environ=os.environ, prices=cache(PriceMap), now=wall_clock()):
         click.echo(f"note: {note}")
     click.echo(f"{file}: good: {len(found.model_list)} deployments, {len(found.tenants)} tenants")
 

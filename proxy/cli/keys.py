@@ -11,7 +11,8 @@ from rich.table import Table
 
 from proxy.cli.books import clear_errors, config_option, moment, open_books, read_books
 from proxy.cli.console import console
-from proxy.cli.limits import budget_facts, changed, given, limit_facts, limit_options, option
+from proxy.cli.limits import budget_facts, changed, day, given, limit_facts, limit_options, option, warn_models
+from proxy.cli.tables import show_table
 from proxy.config import load_config
 from proxy.config.limits import seconds
 from proxy.ledger.keys import KeyChanges
@@ -61,6 +62,7 @@ def key() -> None:
 def create(tenant: str, config_path: Path | None, **options: Any) -> None:  # noqa: ANN401 - one for each limit
     """Make a key for TENANT and print it, this one time. Its limits hold beside the tenant's."""
     told = given(options)
+    warn_models(config_path, told)
     said = {name: told.pop(name) for name in _OF_KEY if name in told}
     refuse_own(tenant, "tenant")
     with open_books(config_path) as books:
@@ -77,6 +79,7 @@ def create(tenant: str, config_path: Path | None, **options: Any) -> None:  # no
 def update(key_id: str, config_path: Path | None, **options: Any) -> None:  # noqa: ANN401 - one for each limit
     """Change limits of a key; `none` takes a limit away."""
     changes = changed(options)
+    warn_models(config_path, changes)
     with open_books(config_path) as books:
         books.update_key(key_id, **cast(KeyChanges, changes))
     click.echo(f"key {key_id} updated")
@@ -90,22 +93,23 @@ def list_keys(tenant: str | None, config_path: Path | None) -> None:
     """List keys by their public ids."""
     with read_books(config_path) as books:
         found = books.keys(tenant)
-    table = Table()
-    # a command takes the whole id
-    table.add_column("key", no_wrap=True, min_width=max((len(one.id) for one in found), default=0))
-    for name in ("tenant", "alias", "ends in", "created, UTC", "expires, UTC", "state"):
-        table.add_column(name)
-    for one in found:
-        table.add_row(
-            one.id,
-            escape(one.tenant),
-            escape(one.alias or "-"),
-            escape(one.hint),
-            moment(one.created_at),
-            moment(one.expires_at),
-            _state(one),
-        )
-    console().print(table)
+    columns = (">key", "tenant", "alias", ">ends in", ">created", ">expires", ">state")
+    show_table(
+        console(),
+        columns,
+        (
+            (
+                one.id,
+                one.tenant,
+                one.alias or "-",
+                one.hint,
+                day(one.created_at),
+                day(one.expires_at),
+                _state(one),
+            )
+            for one in found
+        ),
+    )
 
 
 @key.command()
@@ -206,7 +210,7 @@ def _facts(sheet: Sheet[Key], former: float | None) -> list[tuple[str, str]]:
 def _state(one: Key) -> str:
     now = wall_clock()
     if one.revoked_at is not None:
-        return "revoked" if one.revoked_at <= now else f"good until {moment(one.revoked_at)}"
+        return "revoked" if one.revoked_at <= now else f"good until {day(one.revoked_at)}"
     if one.blocked:
         return "blocked"
     return "good" if one.valid(now) else "expired"

@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import TextIO
 
 import click
-from rich.box import SIMPLE_HEAD
-from rich.markup import escape
-from rich.table import Table
+from rich.console import Console
 
 from proxy.cli.books import clear_errors, config_option, moment, when
 from proxy.cli.books import open_books as open_configured
 from proxy.cli.books import read_books as configured_books
 from proxy.cli.console import console
+from proxy.cli.limits import budgets_said, narrowest
+from proxy.cli.tables import show_table
 from proxy.evaluation.stats import wilson
 from proxy.ledger.checking import TenantCheck, check
 from proxy.ledger.comparing import Comparison, comparisons
@@ -27,8 +27,6 @@ from proxy.ledger.samples import stored
 from proxy.ledger.store import wall_clock
 from proxy.money import usd
 from proxy.types import JSON, Tenant
-
-_LEAST_TEXT = 6
 
 
 @click.group()
@@ -59,9 +57,9 @@ def show(tenant: str | None, last: int, compare: bool, as_json: bool, config_pat
         latest = verdicts(books, tenant, last)
     out = console()
     if standing or tenant is None:
-        out.print(_standing(standing))
+        _standing(out, standing)
     if latest:
-        out.print(_latest(latest))
+        _latest(out, latest)
 
 
 @ledger.command()
@@ -116,7 +114,8 @@ def check_ledger(as_json: bool, keys: bool, config_path: Path | None) -> None:
     if as_json:
         click.echo(json.dumps({"tenants": [result.as_json() for result in results]}))
     else:
-        console().print(_checked(result for result in results if result.key is None or keys or not result.ok))
+        _checked(console(), [result for result in results if result.key is None or keys or not result.ok])
+        _say_whole(results)
     if not all(result.ok for result in results):
         raise click.exceptions.Exit(1)
 
@@ -148,52 +147,34 @@ def _show_compared(rows: Sequence[Comparison], *, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps({"compared": [_compared_json(row) for row in rows]}))
     else:
-        console().print(_compared(rows))
+        _compared(console(), rows)
 
 
-def _table(columns: Sequence[str], rows: Iterable[tuple[str, ...]]) -> Table:
-    """A table whose texts give way before its numbers and times do; `>` before a column's name marks those."""
-    table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
-    lines = list(rows)
-    for place, name in enumerate(columns):
-        bare = name.removeprefix(">")
-        widest = max(len(bare), *(len(line[place]) for line in lines)) if lines else len(bare)
-        fixed = bare != name
-        table.add_column(
-            bare,
-            justify="right" if fixed else "left",
-            no_wrap=fixed,
-            overflow="fold",
-            min_width=widest if fixed else min(widest, _LEAST_TEXT),
-        )
-    for line in lines:
-        table.add_row(*map(escape, line))
-    return table
-
-
-def _standing(rows: Iterable[Sheet[Tenant]]) -> Table:
-    columns = ("tenant", ">budget USD", ">window ends", ">spent USD", ">held USD", ">tokens", ">requests", ">draws")
-    return _table(
+def _standing(out: Console, rows: Iterable[Sheet[Tenant]]) -> None:
+    columns = ("tenant", ">budget", ">window ends", ">spent USD", ">held USD", ">tokens", ">requests", ">draws")
+    show_table(
+        out,
         columns,
         (
             (
                 sheet.limits.name,
-                "-" if sheet.money.budget.max_nano is None else usd(sheet.money.budget.max_nano),
-                moment(None if sheet.money.end == inf else sheet.money.end)[5:16] or "-",
-                usd(sheet.money.spent.nano),
+                budgets_said(sheet),
+                moment(None if window.end == inf else window.end)[5:16] or "-",
+                usd(window.spent.nano),
                 usd(sheet.reserved.nano),
-                str(sheet.window_spent.tokens),
+                str(window.spent.tokens),
                 str(sheet.requests),
                 str(sheet.draws),
             )
-            for sheet in rows
+            for sheet, window in ((sheet, narrowest(sheet)) for sheet in rows)
         ),
     )
 
 
-def _latest(rows: Iterable[RequestLine]) -> Table:
-    columns = (">UTC", "tenant", "model", "strategy", ">status", ">n", "answer", "first said", ">USD")
-    return _table(
+def _latest(out: Console, rows: Iterable[RequestLine]) -> None:
+    columns = (">UTC", "tenant", "model", "strategy", ">status", ">n", "~answer", "~first said", ">USD")
+    show_table(
+        out,
         columns,
         (
             (
@@ -212,7 +193,7 @@ def _latest(rows: Iterable[RequestLine]) -> Table:
     )
 
 
-def _compared(rows: Iterable[Comparison]) -> Table:
+def _compared(out: Console, rows: Iterable[Comparison]) -> None:
     columns = (
         "tenant",
         "model",
@@ -225,7 +206,8 @@ def _compared(rows: Iterable[Comparison]) -> Table:
         ">first sample USD",
         ">times",
     )
-    return _table(
+    show_table(
+        out,
         columns,
         (
             (
@@ -262,9 +244,17 @@ def _compared_json(row: Comparison) -> JSON:
     }
 
 
-def _checked(results: Iterable[TenantCheck]) -> Table:
-    columns = ("tenant", "key", ">spent USD", ">ledger USD", ">window USD", ">held USD", ">result")
-    return _table(
+def _say_whole(results: Sequence[TenantCheck]) -> None:
+    wrong = sum(not result.ok for result in results)
+    count = sum(result.key is None for result in results)
+    both = f"{count} tenants and {len(results) - count} keys"
+    click.echo(f"all agree: {both}" if not wrong else f"{wrong} of {both} disagree")
+
+
+def _checked(out: Console, results: Iterable[TenantCheck]) -> None:
+    columns = ("tenant", ">key", ">spent USD", ">ledger USD", ">window USD", ">held USD", ">result")
+    show_table(
+        out,
         columns,
         (
             (

@@ -1,21 +1,26 @@
 """What the commands on tenants and keys say of limits: one table of options for both, and how limits are shown."""
 
 from collections.abc import Callable
+from math import inf
+from pathlib import Path
 from typing import Any, TypeVar, get_args
 
 import click
 from click.core import ParameterSource
 
 from proxy.cli.books import moment
-from proxy.config.limits import RANGES, cash, duration, read_budget, written_budget
+from proxy.config import load_config
+from proxy.config.limits import RANGES, cash, duration, read_budget, seconds, written_budget
+from proxy.ledger.counters import Window
 from proxy.ledger.reports import Sheet
 from proxy.money import usd
-from proxy.types import STRATEGIES, Key, Limits, OnExhausted, ScaleUntil, StrategyName, Tenant
+from proxy.types import STRATEGIES, Budget, Key, Limits, OnExhausted, ScaleUntil, StrategyName, Tenant
 
 F = TypeVar("F", bound=Callable[..., Any])
 L = TypeVar("L", Tenant, Key)
 
 NO_LIMIT = "none"
+NOTHING = "no limit"
 
 
 def option(flag: str, field: str, metavar: str, parse: Callable[[str], object], what: str) -> Callable[[F], F]:
@@ -125,11 +130,9 @@ def budget_facts(sheet: Sheet[L]) -> list[tuple[str, str]]:
     """What may be spent, and what is: labels and values."""
     limits, first, *more = sheet.limits, *sheet.standing.windows
     return [
-        ("budget, USD", money(limits.max_nano)),
-        ("budget, tokens", number(limits.max_tokens)),
-        ("budget, samples", number(limits.max_drawn)),
+        ("budgets", ", ".join(map(written_budget, _limiting(sheet))) or NOTHING),
         ("soft budget, USD", "none" if limits.soft_nano is None else usd(limits.soft_nano)),
-        ("window", limits.duration or "for ever"),
+        ("first window", limits.duration or "for ever"),
         ("window ends, UTC", moment(sheet.window_end)),
         ("spent in window, USD", usd(first.spent.nano)),
         ("spent in window, tokens", str(first.spent.tokens)),
@@ -141,6 +144,48 @@ def budget_facts(sheet: Sheet[L]) -> list[tuple[str, str]]:
         ("reserved, USD", usd(sheet.reserved.nano)),
         ("spent ever, USD", usd(sheet.spent.nano)),
     ]  # fmt: skip
+
+
+def _limiting(sheet: Sheet[L]) -> list[Budget]:
+    """Its windows that limit anything, the shortest first; money before the rest."""
+    limited = {budget: None for budget in sheet.limits.windows if _kinds(budget)}
+    return sorted(limited, key=lambda each: (_length(each), each.max_nano is None))
+
+
+def _kinds(budget: Budget) -> list[int]:
+    return [each for each in (budget.max_nano, budget.max_tokens, budget.max_samples) if each is not None]
+
+
+def _length(budget: Budget) -> float:
+    return inf if budget.duration is None else seconds(budget.duration)
+
+
+def narrowest(sheet: Sheet[L]) -> Window:
+    """The window that a line has room for: the shortest that limits money, else the shortest."""
+    limited = _limiting(sheet)
+    paid = [budget for budget in limited if budget.max_nano is not None] or limited
+    return next((each for each in sheet.standing.windows if each.budget in paid[:1]), sheet.standing.windows[0])
+
+
+def budgets_said(sheet: Sheet[L]) -> str:
+    """The narrowest window, and how many more there are, as in `0.01/30s +2`."""
+    more = len(_limiting(sheet)) - 1
+    if more < 0:
+        return NOTHING
+    return written_budget(narrowest(sheet).budget) + (f" +{more}" if more else "")
+
+
+def warn_models(config_path: Path | None, told: dict[str, Any]) -> None:
+    """Tell of models among the options that the configuration does not have. Raises ConfigError."""
+    served = set() if config_path is None else {entry.model_name for entry in load_config(config_path).model_list}
+    for name in told.get("models") or () if served else ():
+        if name not in served:
+            click.echo(f"warning: {name!r} is not in the model_list of {config_path}", err=True)
+
+
+def day(at: float | None) -> str:
+    """A date in UTC; a dash for None."""
+    return moment(at)[:10]
 
 
 def limit_facts(limits: Limits) -> list[tuple[str, str]]:

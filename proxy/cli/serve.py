@@ -47,6 +47,7 @@ def _serve(config_path: Path | None, host: str, port: int, workers: int, folder:
     from proxy.cli.server import Server, raise_limits, settings
     from proxy.cli.workers import Crew
     from proxy.config import load_config
+    from proxy.ledger.store import wall_clock
     from proxy.telemetry import configure_logging
     from proxy.upstream.checking import check_models
     from proxy.upstream.prices import PriceMap
@@ -55,7 +56,7 @@ def _serve(config_path: Path | None, host: str, port: int, workers: int, folder:
     config = load_config(config_path)
     configure_logging(config.general_settings.log_level)
     source = str(config_path or "serve")
-    for note in check_models(config, source, environ=os.environ, prices=cache(PriceMap)):
+    for note in check_models(config, source, environ=os.environ, prices=cache(PriceMap), now=wall_clock()):
         structlog.get_logger("tally").warning("configuration", file=note.file, key=note.key, reason=note.reason)
     if folder is not None:
         crew = Crew(config, workers, folder)

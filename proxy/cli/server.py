@@ -1,5 +1,7 @@
 """uvicorn's server, which tells when it begins to stop, and how it is set up."""
 
+import asyncio
+import os
 import resource
 import socket
 from collections.abc import Callable
@@ -11,6 +13,9 @@ import uvicorn
 from proxy.app import Tally
 from proxy.cli.guard import guarded
 
+_HEARD_S = 0.2
+"""How long a connection that was made just before has to send its request."""
+
 
 class Server(uvicorn.Server):
     """Runs an application; `stopping` is called once, before the requests in flight are waited for."""
@@ -20,9 +25,43 @@ class Server(uvicorn.Server):
         self._stopping = stopping
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Wait for the requests in flight, and for the application."""
+        """Refuse new connections, and wait for the requests in flight, and for the application."""
         self._stopping()
+        await self._close()
         await super().shutdown(sockets)
+
+    async def _close(self) -> None:
+        """Stop listening. Who is connected by then is let in, and served if a request comes at once."""
+        listeners = [_again(listener) for server in self.servers for listener in server.sockets]
+        for server in self.servers:
+            server.close()
+        accepted = [connection for listener in listeners for connection in _last(listener)]
+        loop = asyncio.get_running_loop()
+        for connection in accepted:
+            # who is gone meanwhile needs no answer
+            with suppress(OSError):
+                await loop.connect_accepted_socket(self._protocol, connection)
+        await asyncio.sleep(_HEARD_S)
+
+    def _protocol(self) -> asyncio.Protocol:
+        kind: Callable[..., asyncio.Protocol] = self.config.http_protocol_class
+        return kind(config=self.config, server_state=self.server_state, app_state=self.lifespan.state)
+
+
+def _again(listener: socket.socket) -> socket.socket:
+    """The same socket for our own use: the loop has no `dup` for those that it listens to."""
+    return socket.socket(listener.family, listener.type, listener.proto, os.dup(listener.fileno()))
+
+
+def _last(listener: socket.socket) -> list[socket.socket]:
+    """Close a listener; returns those who had connected, whom the system would cut."""
+    accepted = []
+    listener.setblocking(False)
+    # the others may have closed it, or there is nobody more
+    with listener, suppress(OSError):
+        while True:
+            accepted.append(listener.accept()[0])
+    return accepted
 
 
 def raise_limits() -> None:

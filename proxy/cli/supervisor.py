@@ -31,11 +31,22 @@ class Role:
 
 
 class Supervisor:
-    """Runs `roles`, each in a process of its own. `died` hears of each process that ended before it was told to."""
+    """Runs `roles`, each in a process of its own.
 
-    def __init__(self, roles: Sequence[Role], *, clock: Callable[[], float], died: Callable[[Role, int], None]) -> None:
+    `died` hears of each process that ended before it was told to; `stopping` is called when they are told to stop.
+    """
+
+    def __init__(
+        self,
+        roles: Sequence[Role],
+        *,
+        clock: Callable[[], float],
+        died: Callable[[Role, int], None],
+        stopping: Callable[[], None] = lambda: None,
+    ) -> None:
         self._clock = clock
         self._died = died
+        self._tell = stopping
         self._due = [(clock(), role) for role in roles]
         self._running: dict[int, tuple[Role, float]] = {}
         self._stopping = False
@@ -56,6 +67,7 @@ class Supervisor:
         # a terminal sends its SIGINT to all of them, and a second one breaks off what they have in hand
         self._signal(number if self._stopping else signal.SIGTERM)
         self._stopping = True
+        self._tell()
         self._due = [(when, role) for when, role in self._due if role.last and self._first()]
 
     def _signal(self, number: int) -> None:

@@ -13,7 +13,18 @@ from rich.table import Table
 
 from proxy.cli.books import clear_errors, config_option, open_books, read_books
 from proxy.cli.console import console
-from proxy.cli.limits import budget_facts, changed, given, limit_facts, limit_options, money, number, option
+from proxy.cli.limits import (
+    budget_facts,
+    budgets_said,
+    changed,
+    given,
+    limit_facts,
+    limit_options,
+    narrowest,
+    option,
+    warn_models,
+)
+from proxy.cli.tables import show_table
 from proxy.config import AnswerConfig
 from proxy.errors import NotFound
 from proxy.ledger.reports import Sheet, sheets
@@ -78,8 +89,12 @@ def tenant() -> None:
 def add(name: str, config_path: Path | None, **options: Any) -> None:  # noqa: ANN401 - one for each limit
     """Add tenant NAME. A limit that is not given is none."""
     refuse_own(name, "name")
+    told = given(options)
+    warn_models(config_path, told)
+    made = Tenant(name=name, **told)
     with open_books(config_path) as books:
-        books.add_tenant(Tenant(name=name, **given(options)))
+        books.add_tenant(made)
+    _note_days(made, told)
     click.echo(f"tenant {name} added")
 
 
@@ -91,8 +106,10 @@ def add(name: str, config_path: Path | None, **options: Any) -> None:  # noqa: A
 def update(name: str, config_path: Path | None, **options: Any) -> None:  # noqa: ANN401 - one for each limit
     """Change limits of tenant NAME; `none` takes a limit away."""
     changes = changed(options)
+    warn_models(config_path, changes)
     with open_books(config_path) as books:
-        books.update_tenant(name, **cast(TenantChanges, changes))
+        made = books.update_tenant(name, **cast(TenantChanges, changes))
+    _note_days(made, changes)
     click.echo(f"tenant {name} updated")
 
 
@@ -133,21 +150,25 @@ def delete(name: str, config_path: Path | None) -> None:
 @config_option
 @clear_errors
 def list_tenants(config_path: Path | None) -> None:
-    """List all tenants."""
+    """List all tenants, each with its shortest window and how many more it has."""
     with read_books(config_path) as books:
         found = sheets(books)
-    table = Table("tenant", "budget USD", "spent USD", "tokens", "spent", "window", "state")
-    for sheet in found:
-        table.add_row(
-            escape(sheet.limits.name),
-            money(sheet.money.budget.max_nano),
-            usd(sheet.money.spent.nano),
-            number(sheet.limits.max_tokens),
-            str(sheet.window_spent.tokens),
-            sheet.money.budget.duration or "for ever",
-            _state(sheet.limits),
-        )
-    console().print(table)
+    columns = ("tenant", ">budget", ">spent USD", ">spent tokens", ">spent samples", ">state")
+    show_table(
+        console(),
+        columns,
+        (
+            (
+                sheet.limits.name,
+                budgets_said(sheet),
+                usd(spent.nano),
+                str(spent.tokens),
+                str(spent.samples),
+                _state(sheet.limits),
+            )
+            for sheet, spent in ((sheet, narrowest(sheet).spent) for sheet in found)
+        ),
+    )
 
 
 @tenant.command()
@@ -164,6 +185,11 @@ def show(name: str, config_path: Path | None) -> None:
     for label, value in _facts(found[0]):
         table.add_row(label, escape(value))
     console().print(table)
+
+
+def _note_days(made: Tenant, told: dict[str, Any]) -> None:
+    if "store_samples_days" in told and not made.store_samples:
+        click.echo("note: --store-samples-days has no effect without --store-samples", err=True)
 
 
 def _facts(sheet: Sheet[Tenant]) -> list[tuple[str, str]]:

@@ -69,7 +69,8 @@ class Crew:
         gc.collect()
         # what is in memory now is shared by all of them, as long as nobody writes to it
         gc.freeze()
-        Supervisor(roles, clock=time.monotonic, died=self._died).run()
+        # who connects is refused at once only where no process has the socket any more
+        Supervisor(roles, clock=time.monotonic, died=self._died, stopping=self._listener.close).run()
 
     def _prepare(self, books: Books) -> None:
         self.open_to_all = adopt(self._config, books)
@@ -101,6 +102,8 @@ class Crew:
 
     def _write(self) -> int:
         """Be the one that writes."""
+        # nobody connects to it, and it outlives those who are asked
+        self._listener.close()
         ledger = SqliteLedger.open(self._url, clock=wall_clock, living=self._owners)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(_served(ledger, self._door))

@@ -20,6 +20,7 @@ MOST_SAMPLES = 1024
 
 _MOST_BUDGETS = 16
 _LONGEST = 100 * 366 * 86_400
+_TOO_SMALL = "is smaller than a nano-dollar (1e-9)"
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800, "mo": 30 * 86_400}
 
 FIELDS: Mapping[str, str] = {
@@ -70,7 +71,13 @@ def seconds(text: str) -> float:
     return float(length)
 
 
-Usd = Annotated[Decimal, Field(ge=0, le=10**9, allow_inf_nan=False)]
+def _countable(amount: Decimal) -> Decimal:
+    if amount and not nano_usd(amount):
+        raise ValueError(_TOO_SMALL)
+    return amount
+
+
+Usd = Annotated[Decimal, Field(ge=0, le=10**9, allow_inf_nan=False), AfterValidator(_countable)]
 Count = Annotated[int, Field(ge=0, le=_MAX_COUNT)]
 PerMinute = Annotated[int, Field(ge=1, le=_MAX_COUNT)]
 Number = Annotated[int, Field(ge=1, le=MOST_SAMPLES)]
@@ -156,6 +163,7 @@ def mistakes(limits: Limits) -> Iterator[tuple[str, str]]:
         yield "budgets", f"are at most {_MOST_BUDGETS}"
     for name, budget in (("budget_duration", limits.windows[0]), *(("budgets", each) for each in limits.budgets)):
         yield from _odd_budget(name, budget)
+    yield from _twice(limits)
     yield from _at_odds(limits)
 
 
@@ -172,6 +180,16 @@ def _odd_budget(name: str, budget: Budget) -> Iterator[tuple[str, str]]:
             seconds(budget.duration)
         except ValueError as error:
             yield name, f"is wrong: {error}"
+
+
+def _twice(limits: Limits) -> Iterator[tuple[str, str]]:
+    """Windows of one length that do not say the same."""
+    seen: dict[tuple[str | None, str], int] = {}
+    for budget in limits.windows:
+        for kind in ("max_nano", "max_tokens", "max_samples"):
+            amount = getattr(budget, kind)
+            if amount is not None and seen.setdefault((budget.duration, kind), amount) != amount:
+                yield "budgets", f"say two different amounts for one window: {budget.duration or 'for ever'}"
 
 
 def _at_odds(limits: Limits) -> Iterator[tuple[str, str]]:
@@ -247,6 +265,8 @@ def cash(text: str) -> int:
         nano = nano_usd(text)
     except ArithmeticError:
         nano = _MAX_NANO + 1
+    if not nano and Decimal(text):
+        raise ValueError(f"{text!r} {_TOO_SMALL}")
     if nano > _MAX_NANO:
         raise ValueError(f"{text!r} is more than a billion dollars")
     return nano

@@ -65,6 +65,7 @@ _OPTIONS_OF: dict[str, tuple[AnswerKind, ...]] = {
 """Options of an answer, and the kinds that they are for."""
 
 _PRICE = re.compile(r"(^|_)cost(_|$)|_pricing$")
+_FRAMING = frozenset({"connection", "content-length", "expect", "transfer-encoding"})
 _RATE_MORE = re.compile(r"(in|out)put_cost_per_\w*token\w*|cache_(read|creation)_input_\w+")
 """Names of prices: all of them, and those of tokens that are no fields, with thresholds or a grade of service."""
 
@@ -220,6 +221,8 @@ class LiteLLMParams(BaseModel):
         headers = self.extra.get("extra_headers", {})
         if not isinstance(headers, dict) or not all(isinstance(value, str) for value in headers.values()):
             raise ValueError("extra_headers must map names to text")
+        if framing := sorted(name for name in headers if name.lower() in _FRAMING):
+            raise ValueError(f"extra_headers may not set {framing[0]}: it tells how a request is sent")
         return self
 
     @property
@@ -335,7 +338,9 @@ class ScalingConfig(Section):
     mean_samples: Annotated[int, Field(ge=1, le=MOST_SAMPLES)] = Field(
         default=16, validate_default=True, description="what a query credits to its batch; at least unit"
     )
-    max_samples: Annotated[int, Field(ge=1, le=MOST_SAMPLES)] = 32
+    max_samples: Annotated[int, Field(ge=1, le=MOST_SAMPLES)] = Field(
+        default=32, validate_default=True, description="the most that any request draws"
+    )
     max_rounds: Annotated[int, Field(ge=1, le=64)] = Field(default=6, description="waves of draws, one after the other")
     deadline_s: Annotated[float, Field(gt=0, le=3600)] = 120.0
     batch_window_ms: Annotated[float, Field(ge=0, le=10_000)] = 50.0
@@ -410,6 +415,15 @@ class ScalingConfig(Section):
         if mean_samples < unit:
             raise ValueError(f"{mean_samples} is below the unit of DynScaling ({unit})")
         return mean_samples
+
+    @field_validator("max_samples")
+    @classmethod
+    def _holds_the_samples(cls, most: int, others: ValidationInfo) -> int:
+        samples = others.data.get("samples", 1)
+        # the default is for those who say neither, and gives way
+        if samples > most and samples != cls.model_fields["samples"].default:
+            raise ValueError(f"{most} is below samples ({samples})")
+        return most
 
     @model_validator(mode="after")
     def _predictor_given(self) -> "ScalingConfig":

@@ -13,6 +13,7 @@ from yaml.composer import ComposerError
 
 from proxy.config.limits import BudgetConfig, LimitsConfig, mistakes
 from proxy.config.models import KEY_OPTIONS, KEY_TEXT, Config
+from proxy.config.wording import wording
 from proxy.errors import ConfigError, Problem
 from proxy.types import JSON
 
@@ -129,12 +130,9 @@ def _problem(file: str, error: JSON) -> Problem:
     location = tuple(part for part in error["loc"] if part not in (KEY_TEXT, KEY_OPTIONS))
     for part in location:
         key += f"[{part}]" if isinstance(part, int) else f".{part}" if key else str(part)
-    reason = str(error["msg"]).removeprefix("Value error, ")
     if error["type"] == "extra_forbidden":
-        reason = "is not a known key" + _suggestion(location)
-    elif error["type"] == "missing":
-        reason = "is missing"
-    return Problem(file, key, reason)
+        return Problem(file, key, "is not a known key" + _suggestion(location))
+    return Problem(file, key, wording(error))
 
 
 def _suggestion(location: tuple[str | int, ...]) -> str:

@@ -1,24 +1,32 @@
 """What a configuration says of its models that cannot be done: known only with the price table and the environment."""
 
 from collections.abc import Callable, Iterator, Mapping, Set
+from math import inf
 from urllib.parse import urlsplit
 
 from proxy.config import Config, LiteLLMParams, ModelEntry
+from proxy.config.models import GeneralSettings, TenantOptions
 from proxy.errors import ConfigError, Problem
 from proxy.upstream.asked import paid_apart
 from proxy.upstream.catalogue import BASE_VARIABLES, ROUTER, base_url, provider_of, rates_of, way
 from proxy.upstream.direct import PROVIDERS
-from proxy.upstream.entry import meant, unbilled
+from proxy.upstream.entry import is_price, meant, unbilled
+from proxy.upstream.names import known, likely
 from proxy.upstream.prices import PriceMap
 
 _UNUSED = "has no effect here"
+_SENT = "is sent to the provider as it is"
+_NOT_STORED = "has no effect without store_samples"
 _UNHONOURED = "is not honoured: num_retries of router_settings holds for every model"
 
 
 def check_models(
-    config: Config, file: str, *, environ: Mapping[str, str], prices: Callable[[], PriceMap]
+    config: Config, file: str, *, environ: Mapping[str, str], prices: Callable[[], PriceMap], now: float = -inf
 ) -> tuple[Problem, ...]:
-    """What is accepted in `file` and has no effect, or less than one may think. Raises ConfigError for mistakes."""
+    """What is accepted in `file` and has no effect, or less than one may think. Raises ConfigError for mistakes.
+
+    `now` (seconds since 1970) is when keys that expired by then are noted; as it stands none are.
+    """
     mistakes: list[Problem] = []
     notes: list[Problem] = []
     for index, entry in enumerate(config.model_list):
@@ -29,16 +37,37 @@ def check_models(
         if _homeless(entry, environ, prices):
             mistakes.append(Problem(file, f"{where}.api_base", _needs_base(entry, prices)))
         keys = sorted(entry.litellm_params.model_extra or {})
-        wrong = {key: meant(key, prices().names) for key in keys}
+        wrong = {key: meant(key, prices().names) or _misspelt(key) for key in keys}
         mistakes += [Problem(file, f"{where}.{key}", reason) for key, reason in wrong.items() if reason is not None]
         notes += [Problem(file, where, reason) for reason in _unpriced(config, entry, prices)]
+        notes += [Problem(file, f"{where}.{key}", _SENT) for key in keys if not known(key) and not is_price(key)]
         keys = sorted(ROUTER & entry.litellm_params.extra.keys())
         notes += [Problem(file, f"{where}.{key}", _UNHONOURED) for key in keys]
     for section in ("router_settings", "litellm_settings"):
         notes += [Problem(file, f"{section}.{key}", _UNUSED) for key in getattr(config, section).unused]
+    notes += [Problem(file, key, reason) for key, reason in _idle(config, now)]
     if mistakes:
         raise ConfigError(mistakes)
     return tuple(notes)
+
+
+def _misspelt(name: str) -> str | None:
+    """What is wrong with a key that is all but one that is known."""
+    close = None if known(name) or is_price(name) else likely(name)
+    return None if close is None else f"is not a known name; did you mean {close}?"
+
+
+def _idle(config: Config, now: float) -> Iterator[tuple[str, str]]:
+    """What is said of tenants and does nothing: where, and why."""
+    storing: dict[str, TenantOptions | GeneralSettings] = {"general_settings": config.general_settings}
+    for index, tenant in enumerate(config.tenants):
+        storing[f"tenants[{index}]"] = tenant
+        for place, key in enumerate(tenant.owned()):
+            if key.expires_at is not None and key.expires_at <= now:
+                yield f"tenants[{index}].keys[{place}].expires", "is over: nobody can use this key"
+    for where, said in storing.items():
+        if "store_samples_days" in said.model_fields_set and not said.store_samples:
+            yield f"{where}.store_samples_days", _NOT_STORED
 
 
 def _rewards(config: Config, entry: ModelEntry) -> bool:

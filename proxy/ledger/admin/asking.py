@@ -4,7 +4,7 @@ import json
 from datetime import UTC, date, datetime
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from proxy.config.limits import LimitsConfig, seconds
 from proxy.config.models import TenantOptions
@@ -204,6 +204,14 @@ class SpendAsked(Asked):
     end_date: date | None = None
     summarize: bool = Field(default=True, description="with both dates: what each day took, instead of lines")
     limit: Annotated[int, Field(ge=1, le=_MOST_LINES)] = Field(default=1000, description="how many lines, latest first")
+
+    @field_validator("end_date")
+    @classmethod
+    def _forward(cls, end: date | None, others: ValidationInfo) -> date | None:
+        start = others.data.get("start_date")
+        if start is not None and end is not None and end < start:
+            raise ValueError("is before start_date")
+        return end
 
 
 class Nothing(Asked):
