@@ -20,8 +20,8 @@ from proxy.cli import main
 from proxy.errors import ConfigError, TallyError
 from proxy.ledger import Amount, Ballot, DrawRow, RequestRow, Reservation, Settlement, Texts
 from proxy.ledger.books import Books
-from proxy.ledger.store import wall_clock
 from proxy.ledger.scores import recent_scores
+from proxy.ledger.store import wall_clock
 from proxy.predictor.examples import Example, read_examples
 from proxy.predictor.features import WIDTH, features
 from proxy.predictor.history import FEWEST, LAST, HistoryPredictor, pooled
