@@ -3,6 +3,7 @@
 import asyncio
 import hmac
 from collections.abc import Callable, Collection
+from contextlib import suppress
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
@@ -10,6 +11,7 @@ from typing import Self
 import structlog
 
 from proxy.errors import NotAllowed, NotAuthenticated, TallyError
+from proxy.faults import contained
 from proxy.ledger import Ledger
 from proxy.ledger.counters import key_scope, tenant_scope
 from proxy.types import Key, Limits, Tenant
@@ -83,6 +85,7 @@ class Auth:
         self._keyless = keyless or (LOCAL if open_to_all else MASTER)
         self._clock = clock
         self._alert = alert
+        self._log = structlog.get_logger("tally.auth")
         self._known: dict[str, tuple[float, Caller]] = {}
         self._soft: set[str] = set()
         self._bearers: dict[str, str] = {}
@@ -131,13 +134,9 @@ class Auth:
     async def _watch(self) -> None:
         while (bearer := await self._due.get()) is not None:
             self._waiting.discard(bearer)
-            try:
+            # nobody waits for this; the next request looks again
+            with contained(self._log, "soft_budget_not_seen"), suppress(TallyError):
                 await self._look(bearer)
-            except TallyError:
-                # nobody waits for this; the next request looks again
-                continue
-            except Exception:  # noqa: BLE001 - as for batches: a fault in one look must not end the server
-                structlog.get_logger("tally").exception("soft_budget_not_seen")
 
     async def _lookup(self, key: str) -> Caller:
         known = self._known.get(key)

@@ -14,6 +14,7 @@ import structlog
 from proxy.core.batch import Batch
 from proxy.engine import Closed, Engine, Inbox, Joined, Left, Ticket
 from proxy.errors import Overloaded, TallyError
+from proxy.faults import contained
 from proxy.keeping import EMPTY
 from proxy.query import Query
 from proxy.types import Strategy
@@ -100,10 +101,10 @@ class Batcher:
 
     async def _supervise(self, batch: _Open) -> None:
         """Run a batch. Whatever goes wrong in it ends here, and every query of it is answered."""
+        told = {"tenant": batch.key[0], "model": batch.key[1], "strategy": batch.key[2].name}
         try:
-            await self._engine.run(self._make(*batch.key), batch.inbox)
-        except Exception:  # noqa: BLE001 - the one place: a fault in one batch must harm no other, nor hang a client
-            self._log.exception("batch_failed", tenant=batch.key[0], model=batch.key[1], strategy=batch.key[2].name)
+            with contained(self._log, "batch_failed", **told):
+                await self._engine.run(self._make(*batch.key), batch.inbox)
         finally:
             self._close(batch)
             for ticket in batch.tickets:

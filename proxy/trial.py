@@ -9,6 +9,7 @@ import orjson
 import structlog
 
 from proxy.errors import TallyError
+from proxy.faults import contained
 from proxy.query import Query
 from proxy.types import JSON
 from proxy.verdict import Verdict
@@ -69,12 +70,11 @@ class Shadows:
         return True
 
     async def _run(self, make: Callable[[], Awaitable[Query]], ended: Callable[[Query], None]) -> None:
-        try:
-            await self._vote(make, ended)
-        except TallyError as error:
-            self._log.info("shadow_failed", reason=error.message)
-        except Exception:  # noqa: BLE001 - as for batches: a fault in one must end no other, nor the server
-            self._log.exception("shadow_failed")
+        with contained(self._log, "shadow_failed"):
+            try:
+                await self._vote(make, ended)
+            except TallyError as error:
+                self._log.info("shadow_failed", reason=error.message)
 
     async def _vote(self, make: Callable[[], Awaitable[Query]], ended: Callable[[Query], None]) -> None:
         query = await make()

@@ -1,6 +1,7 @@
 """What all tests share."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import structlog
@@ -26,6 +27,15 @@ def _quiet_logs() -> None:
     structlog.configure(
         processors=[structlog.processors.JSONRenderer()], logger_factory=structlog.ReturnLoggerFactory()
     )
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The address of a new ledger, on each of the stores: `tally.db` in the test's folder, or a new database."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'tally.db'}"
+    made: str = request.getfixturevalue("postgres")()
+    return made
 
 
 @pytest.fixture(scope="session")

@@ -29,13 +29,6 @@ from tests.test_ledger import end, row, wish
 PATIENCE_S = 20
 
 
-@pytest.fixture(params=["sqlite", "postgres"])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path / 'tally.db'}"
-    return str(request.getfixturevalue("postgres")())
-
-
 @asynccontextmanager
 async def opened(url: str) -> AsyncIterator[tuple[WrittenLedger, Reader]]:
     opening = partial(open_ledger, url, clock=wall_clock, prepare=lambda books: books.add_tenant(Tenant("acme")))

@@ -104,27 +104,20 @@ class Edge:
             yield sent
 
 
-@pytest.fixture(params=["sqlite", "postgres"])
-def store(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path / 'tally.db'}"
-    return str(request.getfixturevalue("postgres")())
-
-
 @pytest.fixture
-def edge(store: str, tmp_path: Path) -> Iterator[Edge]:
-    with served(store, tmp_path) as made:
+def edge(url: str, tmp_path: Path) -> Iterator[Edge]:
+    with served(url, tmp_path) as made:
         yield made
 
 
 @contextmanager
 def served(
-    store: str, folder: Path, models: Callable[[str], list[dict[str, Any]]] = lambda url: [deployment(url)]
+    ledger: str, folder: Path, models: Callable[[str], list[dict[str, Any]]] = lambda url: [deployment(url)]
 ) -> Iterator[Edge]:
     clock, waits = Clock(), {"latency": 0.0}
     reply = Reply(("42",), prompt_tokens=10, completion_tokens=20)
     with FakeUpstream(lambda _: Reply(**{**_fields(reply), **waits})) as upstream:
-        more = {"general_settings": {"database_url": store}, "tenants": [], "model_list": models(upstream.base_url)}
+        more = {"general_settings": {"database_url": ledger}, "tenants": [], "model_list": models(upstream.base_url)}
         with ServedTally(configuration(upstream.base_url, folder, **more), wall=clock) as tally:
             yield Edge(tally, upstream, clock, waits)
 
@@ -283,8 +276,8 @@ def _free_and_unpriced(url: str) -> list[dict[str, Any]]:
     ]
 
 
-def test_a_budget_of_money_that_is_used_up_takes_nothing_from_a_free_model(store: str, tmp_path: Path) -> None:
-    with served(store, tmp_path, _free_and_unpriced) as edge:
+def test_a_budget_of_money_that_is_used_up_takes_nothing_from_a_free_model(url: str, tmp_path: Path) -> None:
+    with served(url, tmp_path, _free_and_unpriced) as edge:
         edge.team("acme", max_budget=0, soft_budget=0, scale_until="soft", on_exhausted="refuse")
         assert budget(edge.refused())["limit"] == "0"
         reply = edge.ask("self_consistency", model="gift")

@@ -27,14 +27,6 @@ CLIENT = httpx.Client(verify=False, limits=httpx.Limits(max_connections=None))
 TIMES = int(os.environ.get("TALLY_TEST_KILLS", "2"))
 
 
-@pytest.fixture(params=["sqlite", "postgres"])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path / 'tally.db'}"
-    made: str = request.getfixturevalue("postgres")()
-    return made
-
-
 @pytest.fixture
 def upstream() -> Iterator[FakeUpstream]:
     slow = Reply(("The answer is 42.",), per_token=0.05)

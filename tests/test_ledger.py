@@ -7,12 +7,10 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from itertools import count
 from multiprocessing.queues import Queue
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import anyio
 import pytest
@@ -25,7 +23,6 @@ from proxy.ledger.books import Books
 from proxy.ledger.checking import check
 from proxy.ledger.counters import affordable
 from proxy.ledger.feedback import recent_outcomes, tell_feedback
-from proxy.ledger.postgres import PostgresBooks
 from proxy.ledger.reports import draw_columns, draws, key_sheets, sheets, verdicts
 from proxy.ledger.reserving import PART
 from proxy.ledger.schema import MIGRATIONS, migrate, version
@@ -33,6 +30,7 @@ from proxy.ledger.scores import recent_scores
 from proxy.ledger.sqlite import SqliteLedger
 from proxy.ledger.store import database_path
 from proxy.types import Account, Budget, Limits, Tenant
+from tests.stores import books_on
 
 NOON = 1_773_835_200.0
 """18 March 2026, 12:00 UTC, a Wednesday."""
@@ -107,15 +105,8 @@ def clock() -> SimpleNamespace:
 @pytest.fixture(params=["sqlite", "postgres"])
 def books(clock: SimpleNamespace, request: pytest.FixtureRequest) -> Iterator[Books]:
     """Empty books on each of the stores: what is asked of one holds for both."""
-    numbers = count(1)
-    how: Any = {"clock": lambda: float(clock.now), "token": lambda n: next(numbers).to_bytes(n, "big")}
-    if request.param == "sqlite":
-        opened = Books.open(None, **how)
-    else:
-        opened = PostgresBooks.open_url(request.getfixturevalue("postgres")(), **how)
-        opened.take_part()
-    yield opened
-    opened.close()
+    with books_on(request, lambda: float(clock.now)) as opened:
+        yield opened
 
 
 def acme(books: Books, **limits: object) -> None:

@@ -2,10 +2,8 @@
 
 import sqlite3
 from collections.abc import Iterator
-from itertools import count
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 
@@ -16,8 +14,8 @@ from proxy.ledger.checking import check
 from proxy.ledger.counters import key_scope
 from proxy.ledger.keys import NewKey
 from proxy.ledger.listing import KeysWanted, count_keys, key_rows, key_standings, tenant_standings
-from proxy.ledger.postgres import PostgresBooks
 from proxy.types import Limits, Tenant
+from tests.stores import books_on
 from tests.test_ledger import NOON, end, row, wish
 
 FILED = "sk-filed-0123456789"
@@ -30,15 +28,9 @@ def clock() -> SimpleNamespace:
 
 @pytest.fixture(params=["sqlite", "postgres"])
 def books(clock: SimpleNamespace, request: pytest.FixtureRequest) -> Iterator[Books]:
-    numbers = count(1)
-    how: Any = {"clock": lambda: float(clock.now), "token": lambda n: next(numbers).to_bytes(n, "big")}
-    if request.param == "sqlite":
-        opened = Books.open(None, **how)
-    else:
-        opened = PostgresBooks.open_url(request.getfixturevalue("postgres")(), **how)
-    opened.add_tenant(Tenant("acme"))
-    yield opened
-    opened.close()
+    with books_on(request, lambda: float(clock.now)) as opened:
+        opened.add_tenant(Tenant("acme"))
+        yield opened
 
 
 def spend(books: Books, key_id: str, attempt: str, nano: int) -> None:

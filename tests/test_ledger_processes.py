@@ -37,14 +37,6 @@ from tests.test_ledger import NOON, acme, end, row, sheet, verdict, wish
 SECONDS = float(os.environ.get("TALLY_TEST_SECONDS", "3"))
 
 
-@pytest.fixture(params=["sqlite", "postgres"])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path / 'tally.db'}"
-    made: str = request.getfixturevalue("postgres")()
-    return made
-
-
 def test_eight_processes_of_thirty_two_tasks_reach_a_limit_and_never_pass_it(url: str, tmp_path: Path) -> None:
     limit = int(400_000 * SECONDS / 3)
     done = hammer(url, Load(8, 32, SECONDS), tmp_path, limit=limit)

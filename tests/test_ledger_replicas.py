@@ -180,12 +180,17 @@ def lose_connection(books: PostgresBooks, by: PostgresBooks) -> None:
         time.sleep(0.01)
 
 
+def reserved(replicas: list[PostgresBooks]) -> list[PostgresBooks]:
+    """The two of them, the first with a reservation of 10 for `acme`."""
+    replicas[0].add_tenant(Tenant("acme"))
+    assert replicas[0].reserve(wish("a", 10)) == 1
+    return replicas
+
+
 def test_a_replica_that_has_just_lost_its_connection_is_not_taken_for_dead(
     replicas: list[PostgresBooks], clock: SimpleNamespace
 ) -> None:
-    first, second = replicas
-    first.add_tenant(Tenant("acme"))
-    first.reserve(wish("a", 10))
+    first, second = reserved(replicas)
     for _ in range(5):
         with suppress(StoreLost):
             lose_connection(first, second)
@@ -205,9 +210,7 @@ def test_a_replica_that_has_just_lost_its_connection_is_not_taken_for_dead(
 def test_a_lock_that_was_free_for_some_seconds_is_that_of_a_dead_replica(
     replicas: list[PostgresBooks], clock: SimpleNamespace
 ) -> None:
-    first, second = replicas
-    first.add_tenant(Tenant("acme"))
-    first.reserve(wish("a", 10))
+    first, second = reserved(replicas)
     first.close()
     for _ in range(3):
         second.tend()
@@ -221,9 +224,7 @@ def test_one_who_could_not_look_for_a_while_begins_to_look_anew(
     replicas: list[PostgresBooks], clock: SimpleNamespace
 ) -> None:
     """Whatever kept it from looking may have kept the others from making their connections."""
-    first, second = replicas
-    first.add_tenant(Tenant("acme"))
-    first.reserve(wish("a", 10))
+    first, second = reserved(replicas)
     first.close()
     for _ in range(3):
         second.tend()

@@ -43,11 +43,6 @@ def clock() -> SimpleNamespace:
     return SimpleNamespace(now=NOON)
 
 
-@pytest.fixture(params=["sqlite", "postgres"])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    return request.getfixturevalue("postgres")() if request.param == "postgres" else f"sqlite:///{tmp_path / 'it.db'}"
-
-
 @pytest.fixture
 def books(url: str, clock: SimpleNamespace) -> Iterator[Books]:
     """Books on each of the stores, with two tenants."""

@@ -1,8 +1,9 @@
 """Many keys, or all tenants, with their limits and counters: a few statements, however many there are."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from proxy.ledger.conditions import Conditions
 from proxy.ledger.counters import Standing, key_scope, tenant_scope
 from proxy.ledger.database import Row
 from proxy.ledger.keys import Keys, key_of
@@ -18,7 +19,7 @@ _BUDGETS = f"SELECT * FROM budgets WHERE scope IN ({_PLACES}) ORDER BY scope, pl
 
 
 @dataclass(frozen=True, slots=True)
-class KeysWanted:
+class KeysWanted(Conditions):
     """Which keys are wanted; None: all. `living_at`: those that are not revoked then, in seconds since 1970."""
 
     tenant: str | None = None
@@ -26,20 +27,10 @@ class KeysWanted:
     living_at: float | None = None
 
     @property
-    def _said(self) -> dict[str, object]:
-        said: dict[str, object] = {"tenant = ?": self.tenant, "alias = ?": self.alias}
-        said["(revoked_at IS NULL OR revoked_at > ?)"] = self.living_at
-        return {condition: value for condition, value in said.items() if value is not None}
-
-    @property
-    def condition(self) -> str:
-        """The same for SQL."""
-        return " AND ".join(self._said) or "1 = 1"
-
-    @property
-    def values(self) -> tuple[object, ...]:
-        """What the condition's `?` stand for."""
-        return tuple(self._said.values())
+    def said(self) -> Mapping[str, object]:
+        """Each condition's value."""
+        told: dict[str, object] = {"tenant = ?": self.tenant, "alias = ?": self.alias}
+        return told | {"(revoked_at IS NULL OR revoked_at > ?)": self.living_at}
 
 
 def count_keys(store: Store, wanted: KeysWanted) -> int:

@@ -3,12 +3,13 @@
 Every report is one view of the ledger, taken while writers go on.
 """
 
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass, replace
 from math import inf
 from typing import Generic, TypeVar
 
 from proxy.ledger import Amount
+from proxy.ledger.conditions import Conditions
 from proxy.ledger.counters import TENANT, Standing, Window, key_scope, tenant_scope
 from proxy.ledger.database import Row
 from proxy.ledger.keys import Keys
@@ -139,7 +140,7 @@ def draws(store: Store, tenant: str | None = None) -> Generator[JSON, None, None
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class Wanted(Conditions):
     """Which lines of the ledger are wanted; None: all. `since` and `until` are in seconds since 1970."""
 
     tenant: str | None = None
@@ -149,20 +150,10 @@ class Wanted:
     until: float | None = None
 
     @property
-    def _said(self) -> dict[str, object]:
-        said = {f"draws.{name} = ?": getattr(self, name) for name in ("tenant", "key", "request")}
-        said |= {"draws.settled_at >= ?": self.since, "draws.settled_at < ?": self.until}
-        return {condition: value for condition, value in said.items() if value is not None}
-
-    @property
-    def condition(self) -> str:
-        """The same for SQL, where the draws are `draws`."""
-        return " AND ".join(self._said) or "1 = 1"
-
-    @property
-    def values(self) -> tuple[object, ...]:
-        """What the condition's `?` stand for."""
-        return tuple(self._said.values())
+    def said(self) -> Mapping[str, object]:
+        """Each condition's value, where the draws are `draws`."""
+        told = {f"draws.{name} = ?": getattr(self, name) for name in ("tenant", "key", "request")}
+        return told | {"draws.settled_at >= ?": self.since, "draws.settled_at < ?": self.until}
 
 
 @dataclass(frozen=True, slots=True)
