@@ -13,6 +13,7 @@ from proxy.errors import ClientGone, TallyError
 from proxy.ledger import Ledger, RequestRow
 from proxy.picking import Picker, to_pick
 from proxy.query import Query
+from proxy.values import value
 from proxy.verdict import (
     DEADLINE,
     GONE,
@@ -42,14 +43,14 @@ class Ticket:
     timer: asyncio.TimerHandle | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Joined:
     """A query comes into the batch."""
 
     ticket: Ticket
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Left:
     """A query goes before it was decided: its client is gone, or its deadline has come."""
 
@@ -57,12 +58,12 @@ class Left:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Closed:
     """Nobody joins any more."""
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Told:
     """A draw of a query has ended."""
 

@@ -8,12 +8,13 @@ import asyncio
 import hashlib
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Container, Hashable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 
 import orjson
 
 from proxy.core.batch import Draw, Step
 from proxy.types import JSON, Choice
+from proxy.values import value
 
 MOST_STOCKS = 1_000
 """How many requests' samples are kept at a time."""
@@ -25,7 +26,7 @@ Key = tuple[Hashable, ...]
 """Who asks, and then everything that decides how a request is drawn."""
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Kept:
     """A finished sample. `place` and `given` are places among its query's draws, which a retry takes over.
 
@@ -41,7 +42,7 @@ class Kept:
     score: float | None
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Stock:
     """The samples of one request, in draw order; `places` are those taken by all of its draws, finished or not.
 
@@ -83,7 +84,7 @@ def fingerprint(body: bytes) -> bytes:
     return hashlib.sha256(body).digest()
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Try:
     """What a client says of its request: `number` tries went before, each given up after `patience_s` seconds or so."""
 

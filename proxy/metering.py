@@ -5,7 +5,7 @@ Everything that costs money goes through here: draws, relayed calls, judges, rew
 
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from math import ceil
 from types import TracebackType
 from typing import NamedTuple
@@ -25,6 +25,7 @@ from proxy.upstream.need import Need, Place
 from proxy.upstream.reply import parsed, prompt_usage
 from proxy.upstream.routing import Route, Tour
 from proxy.upstream.usage import PROMPT_SHARE, billed, output_bound
+from proxy.values import value
 
 UNKNOWN_OUTPUT = 16_384
 """Tokens reserved for a choice that comes in one piece when nobody says how long it can get."""
@@ -40,7 +41,7 @@ _ASIDE = frozenset({"judge", "universal"})
 """Calls whose completions are no samples: they are paid for, and not in the usage that the client is told."""
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Errand:
     """What a call is for, as its ledger rows tell it: `index` is the first draw's place in its query."""
 

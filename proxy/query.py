@@ -15,9 +15,10 @@ from proxy.scoring import Scorer
 from proxy.types import JSON, AnswerSpec, Choice, Pick, Plan
 from proxy.upstream.deployment import Deployment
 from proxy.upstream.routing import Route
+from proxy.values import value
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Drawn:
     """A finished sample with its text. `row` is its line in the ledger; `place` its place among its query's draws.
 

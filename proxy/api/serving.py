@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Mapping
 from contextlib import aclosing
-from dataclasses import dataclass
 from functools import partial
 
 from starlette.responses import Response
@@ -14,6 +13,7 @@ from proxy.api.render import PING, event
 from proxy.api.sending import Sending
 from proxy.api.wire import envelope, error_response, scrubbed, shown_status
 from proxy.errors import ClientGone, TallyError
+from proxy.values import value
 
 HOLD_S = 10.0
 """How long the headers of a stream are held back, so that an early failure keeps its status; then between pings."""
@@ -24,7 +24,7 @@ WRITE_S = 60.0
 _STREAM_HEADERS = {"content-type": "text/event-stream; charset=utf-8", "cache-control": "no-cache"}
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Reply:
     """What to send: a JSON body, or the events of a stream.
 

@@ -6,6 +6,7 @@ from math import isnan
 from typing import Literal
 
 from proxy.core.batch import Draw, Label, Step
+from proxy.values import value
 
 SILENT: frozenset[Step] = frozenset({"feedback", "grade"})
 """Steps whose samples are no answers: they have no ballot, and are never returned."""
@@ -13,7 +14,7 @@ SILENT: frozenset[Step] = frozenset({"feedback", "grade"})
 _REVISING: frozenset[Step] = frozenset({"continue", "refine", "rethink"})
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Ballot:
     """What a sample brings to the vote: its label (None abstains), score, length, and whether it saw others.
 
@@ -43,7 +44,7 @@ class Rule:
     conditioned: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Votes:
     """The result of a vote: `(label, count)` pairs, the leader first, ties in order of first appearance."""
 
