@@ -138,7 +138,9 @@ class _Work:
             # one sample has no confidence, which is known before its first word
             low = {} if self._query.plan.min_confidence is None else render.LOW_CONFIDENCE
             source = self._services.relay.stream(self._query)
-            events = _before_end(await _primed(source), self._shadow)
+            events = await _primed(source)
+            if self._query.plan.shadow is not None:
+                events = _before_end(events, self._shadow)
             return Reply({**self._headers, **low}, events=events, source=source)
         if self._query.plan.reason == TRIAL and sliceable(self._query):
             # a call that is not streamed costs its worst case when its client goes, and nothing of it can be kept

@@ -174,8 +174,9 @@ class Served(Response):
 
     async def _stream(self, events: AsyncGenerator[bytes, None], headers: Mapping[str, str], send: Send) -> None:
         async for data in events:
-            await self._open(send, headers)
-            await _body(send, data)
+            if not self._opened:
+                await self._open(send, headers)
+            await send({"type": "http.response.body", "body": data, "more_body": True})
         await _body(send, b"", more=False)
 
     async def _open(self, send: Send, headers: Mapping[str, str]) -> None:
