@@ -189,7 +189,7 @@ class _Run:
         if ticket.waves:
             await asyncio.wait(ticket.waves)
         if query.claim is not None:
-            query.claim.settled(query.remains())
+            query.claim.settled(query.remains)
         await query.settle()
         reason = await self._picked(ticket, reason)
         latency_ms = int((self._clock() - query.started) * 1000)
@@ -272,18 +272,12 @@ class _Run:
         if not isinstance(outcome, Sample):
             return None
         drawn = query.drawn[outcome.draw]
-        if _filtered(query) and not _lacking(query):
+        if query.filtered and query.plan.strategy.name != "off" and not _lacking(query):
             return CONTENT_FILTER
         if query.plan.probe and drawn.place == 0:
             worth = votable(drawn.choice, drawn.answer, query.plan.answer, query.request)
             return None if worth else PROSE
         return None
-
-
-def _filtered(query: Query) -> bool:
-    if query.plan.strategy.name == "off":
-        return False
-    return any(drawn.choice.finish_reason == "content_filter" for drawn in query.drawn.values())
 
 
 def _lacking(query: Query) -> int:

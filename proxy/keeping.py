@@ -111,7 +111,7 @@ class Claim:
         self.over = asyncio.Event()
         self._keeper = keeper
         self._key = key
-        self._found: Stock | None = None
+        self._found: Callable[[], Stock] | None = None
         self._left = False
 
     @property
@@ -119,9 +119,9 @@ class Claim:
         """Whether its client went, and its draws are being stopped."""
         return self._left and not self.over.is_set()
 
-    def settled(self, found: Stock) -> None:
-        """Take what was drawn, once every draw has ended."""
-        if self._found is None:
+    def settled(self, found: Callable[[], Stock]) -> None:
+        """Take what was drawn, once every draw has ended: nearly always nobody will look at it."""
+        if self._found is None and not self.over.is_set():
             self._found = found
             self._finish()
 
@@ -141,7 +141,9 @@ class Claim:
 
     def _end(self, *, keep: bool) -> None:
         self.over.set()
-        self._keeper.release(self._key, self, self._found if keep and self._found is not None else EMPTY)
+        # what finds the samples knows this claim, too
+        found, self._found = self._found, None
+        self._keeper.release(self._key, self, found() if keep and found is not None else EMPTY)
 
 
 class Keeper:
