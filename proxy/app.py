@@ -77,6 +77,7 @@ from proxy.watchdog import Watchdog
 
 if TYPE_CHECKING:
     import numpy as np
+    from fastapi.telemetry import TelemetryConfig
 
 
 _READY_S = 1.0
@@ -154,6 +155,7 @@ class Tally:
         self._reader = Reader(partial(read_books, url, clock=wall)) if readable(url) else None
         if self._reader is not None:
             self._closing.push_async_callback(self._reader.close)
+        self._environ = environ
         lane = self._kept(direct or DirectLane(environ))
         self._catalogue = Catalogue(
             config,
@@ -178,7 +180,12 @@ class Tally:
         """The ASGI application."""
         unserved = Unserved(_identity)
         app = FastAPI(
-            title="tally", version=__version__, openapi_url=None, redirect_slashes=False, lifespan=self._lifespan
+            title="tally",
+            version=__version__,
+            openapi_url=None,
+            redirect_slashes=False,
+            lifespan=self._lifespan,
+            telemetry=_traced(self._environ),
         )
         app.add_exception_handler(HTTPException, unserved.http_error)
         app.add_exception_handler(Exception, unserved.fault)
@@ -400,6 +407,15 @@ def _import_ahead(config: Config) -> None:
 
 def _new_key(key: KeyConfig) -> NewKey:
     return NewKey(key.key, key.alias, key.expires_at, key.limits())
+
+
+def _traced(environ: Mapping[str, str]) -> "TelemetryConfig":
+    """What FastAPI tells OpenTelemetry: all it can where the environment sets that up, else nothing.
+
+    Left to itself it asks the environment five times a request whether there is anybody to tell.
+    """
+    wanted = any(name.startswith(("OTEL_", "FASTAPI_OTEL_")) for name in environ)
+    return {"tracing": wanted, "metrics": wanted, "logs": wanted}
 
 
 def _identity() -> str:
