@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import os
+import secrets
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -419,4 +420,4 @@ def _traced(environ: Mapping[str, str]) -> "TelemetryConfig":
 
 
 def _identity() -> str:
-    return uuid.uuid4().hex
+    return secrets.token_hex(16)
