@@ -53,7 +53,7 @@ class Assembler:
         if self._alike is not alike:
             self._append()
             self._alike = alike
-        partial = self._partials[alike.index]
+        partial = self._partials[alike.place]
         if partial.finished:
             return
         size = len(text) if text.isascii() else len(text.encode())
@@ -117,7 +117,7 @@ class Assembler:
     def _append(self) -> None:
         """Put what was skimmed to its message, all at once: adding each to a long text copies that."""
         if self._alike is not None and self._texts:
-            message, more = self._partials[self._alike.index].message, "".join(self._texts)
+            message, more = self._partials[self._alike.place].message, "".join(self._texts)
             have = message.get(self._alike.key)
             message[self._alike.key] = have + more if isinstance(have, str) else more
             self._texts.clear()

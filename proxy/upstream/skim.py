@@ -13,14 +13,14 @@ _TRIES = 8
 
 
 class Pattern(NamedTuple):
-    """The bytes `before` and `after` the text that a chunk adds to `key` of choice `index`.
+    """The bytes `before` and `after` the text that a chunk adds to `key` of the choice at `place`.
 
     `payload` is such a chunk. Whatever has these bytes has the same effect but for its text: no usage, no end.
     """
 
     before: bytes
     after: bytes
-    index: int
+    place: int
     key: str
     payload: JSON
 
