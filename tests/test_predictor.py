@@ -21,6 +21,7 @@ from proxy.errors import ConfigError, TallyError
 from proxy.ledger import Amount, Ballot, DrawRow, RequestRow, Reservation, Settlement, Texts
 from proxy.ledger.books import Books
 from proxy.ledger.scores import recent_scores
+from proxy.ledger.store import wall_clock
 from proxy.predictor.examples import Example, read_examples
 from proxy.predictor.features import WIDTH, features
 from proxy.predictor.history import FEWEST, LAST, HistoryPredictor, pooled
@@ -436,7 +437,8 @@ def test_eval_says_when_a_constant_does_as_well(tmp_path: Path, model: Model) ->
 
 
 def test_train_learns_from_a_ledger_that_keeps_questions(tmp_path: Path) -> None:
-    books = Books.open(tmp_path / "tally.db", clock=lambda: 1e9)
+    # what is kept runs out by the wall clock
+    books = Books.open(tmp_path / "tally.db", clock=wall_clock)
     books.add_tenant(Tenant("acme"))
     for number, one in enumerate(examples(60)):
         scores = [one.mean - one.deviation, one.mean + one.deviation]

@@ -1,5 +1,6 @@
 """The log's line of what the dead had reserved."""
 
+import logging
 from contextlib import closing
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,6 +15,12 @@ from proxy.types import Account, Tenant
 from tests.postgres import NewDatabase
 
 NOON = 1_773_835_200.0
+
+
+@pytest.fixture(autouse=True)
+def warnings(caplog: pytest.LogCaptureFixture) -> None:
+    """Are heard, whatever an earlier test has configured."""
+    caplog.set_level(logging.WARNING, logger="proxy")
 
 
 def leave(books: Books) -> None:
