@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import os
+import secrets
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -77,6 +78,7 @@ from proxy.watchdog import Watchdog
 
 if TYPE_CHECKING:
     import numpy as np
+    from fastapi.telemetry import TelemetryConfig
 
 
 _READY_S = 1.0
@@ -155,6 +157,7 @@ class Tally:
         self._reader = Reader(partial(read_books, url, clock=wall)) if readable(url) else None
         if self._reader is not None:
             self._closing.push_async_callback(self._reader.close)
+        self._environ = environ
         lane = self._kept(direct or DirectLane(environ))
         self._catalogue = Catalogue(
             config,
@@ -179,7 +182,12 @@ class Tally:
         """The ASGI application."""
         unserved = Unserved(_identity)
         app = FastAPI(
-            title="tally", version=__version__, openapi_url=None, redirect_slashes=False, lifespan=self._lifespan
+            title="tally",
+            version=__version__,
+            openapi_url=None,
+            redirect_slashes=False,
+            lifespan=self._lifespan,
+            telemetry=_traced(self._environ),
         )
         app.add_exception_handler(HTTPException, unserved.http_error)
         app.add_exception_handler(Exception, unserved.fault)
@@ -406,5 +414,14 @@ def _new_key(key: KeyConfig) -> NewKey:
     return NewKey(key.key, key.alias, key.expires_at, key.limits())
 
 
+def _traced(environ: Mapping[str, str]) -> "TelemetryConfig":
+    """What FastAPI tells OpenTelemetry: all it can where the environment sets that up, else nothing.
+
+    Left to itself it asks the environment five times a request whether there is anybody to tell.
+    """
+    wanted = any(name.startswith(("OTEL_", "FASTAPI_OTEL_")) for name in environ)
+    return {"tracing": wanted, "metrics": wanted, "logs": wanted}
+
+
 def _identity() -> str:
-    return uuid.uuid4().hex
+    return secrets.token_hex(16)

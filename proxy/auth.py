@@ -15,6 +15,7 @@ from proxy.faults import contained
 from proxy.ledger import Ledger
 from proxy.ledger.counters import key_scope, tenant_scope
 from proxy.types import Key, Limits, Tenant
+from proxy.values import value
 
 CACHE_S = 1.0
 _MOST_CACHED = 10_000
@@ -23,7 +24,7 @@ LOCAL = Tenant(name="local")
 MASTER = Tenant(name="master")
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Caller:
     """Who calls: the tenant, narrowed to what its key may do, and the key (None: none was needed, or the master key).
 

@@ -110,7 +110,7 @@ class Batcher:
             for ticket in batch.tickets:
                 if ticket.query.claim is not None:
                     # what a fault has touched is no start for another try
-                    ticket.query.claim.settled(EMPTY)
+                    ticket.query.claim.settled(lambda: EMPTY)
                 if not ticket.reply.done():
                     ticket.reply.set_exception(_unanswered())
 

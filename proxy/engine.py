@@ -13,6 +13,7 @@ from proxy.errors import ClientGone, TallyError
 from proxy.ledger import Ledger, RequestRow
 from proxy.picking import Picker, to_pick
 from proxy.query import Query
+from proxy.values import value
 from proxy.verdict import (
     DEADLINE,
     GONE,
@@ -42,14 +43,14 @@ class Ticket:
     timer: asyncio.TimerHandle | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Joined:
     """A query comes into the batch."""
 
     ticket: Ticket
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Left:
     """A query goes before it was decided: its client is gone, or its deadline has come."""
 
@@ -57,12 +58,12 @@ class Left:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Closed:
     """Nobody joins any more."""
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Told:
     """A draw of a query has ended."""
 
@@ -188,7 +189,7 @@ class _Run:
         if ticket.waves:
             await asyncio.wait(ticket.waves)
         if query.claim is not None:
-            query.claim.settled(query.remains())
+            query.claim.settled(query.remains)
         await query.settle()
         reason = await self._picked(ticket, reason)
         latency_ms = int((self._clock() - query.started) * 1000)
@@ -271,18 +272,12 @@ class _Run:
         if not isinstance(outcome, Sample):
             return None
         drawn = query.drawn[outcome.draw]
-        if _filtered(query) and not _lacking(query):
+        if query.filtered and query.plan.strategy.name != "off" and not _lacking(query):
             return CONTENT_FILTER
         if query.plan.probe and drawn.place == 0:
             worth = votable(drawn.choice, drawn.answer, query.plan.answer, query.request)
             return None if worth else PROSE
         return None
-
-
-def _filtered(query: Query) -> bool:
-    if query.plan.strategy.name == "off":
-        return False
-    return any(drawn.choice.finish_reason == "content_filter" for drawn in query.drawn.values())
 
 
 def _lacking(query: Query) -> int:

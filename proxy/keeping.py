@@ -8,12 +8,13 @@ import asyncio
 import hashlib
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Container, Hashable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 
 import orjson
 
 from proxy.core.batch import Draw, Step
 from proxy.types import JSON, Choice
+from proxy.values import value
 
 MOST_STOCKS = 1_000
 """How many requests' samples are kept at a time."""
@@ -25,7 +26,7 @@ Key = tuple[Hashable, ...]
 """Who asks, and then everything that decides how a request is drawn."""
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Kept:
     """A finished sample. `place` and `given` are places among its query's draws, which a retry takes over.
 
@@ -41,7 +42,7 @@ class Kept:
     score: float | None
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Stock:
     """The samples of one request, in draw order; `places` are those taken by all of its draws, finished or not.
 
@@ -83,7 +84,7 @@ def fingerprint(body: bytes) -> bytes:
     return hashlib.sha256(body).digest()
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Try:
     """What a client says of its request: `number` tries went before, each given up after `patience_s` seconds or so."""
 
@@ -110,7 +111,7 @@ class Claim:
         self.over = asyncio.Event()
         self._keeper = keeper
         self._key = key
-        self._found: Stock | None = None
+        self._found: Callable[[], Stock] | None = None
         self._left = False
 
     @property
@@ -118,9 +119,9 @@ class Claim:
         """Whether its client went, and its draws are being stopped."""
         return self._left and not self.over.is_set()
 
-    def settled(self, found: Stock) -> None:
-        """Take what was drawn, once every draw has ended."""
-        if self._found is None:
+    def settled(self, found: Callable[[], Stock]) -> None:
+        """Take what was drawn, once every draw has ended: nearly always nobody will look at it."""
+        if self._found is None and not self.over.is_set():
             self._found = found
             self._finish()
 
@@ -140,7 +141,9 @@ class Claim:
 
     def _end(self, *, keep: bool) -> None:
         self.over.set()
-        self._keeper.release(self._key, self, self._found if keep and self._found is not None else EMPTY)
+        # what finds the samples knows this claim, too
+        found, self._found = self._found, None
+        self._keeper.release(self._key, self, found() if keep and found is not None else EMPTY)
 
 
 class Keeper:

@@ -3,9 +3,9 @@
 Everything that costs money goes through here: draws, relayed calls, judges, reward models, embeddings.
 """
 
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from math import ceil
 from types import TracebackType
 from typing import NamedTuple
@@ -24,7 +24,9 @@ from proxy.upstream.limits import Taken
 from proxy.upstream.need import Need, Place
 from proxy.upstream.reply import parsed, prompt_usage
 from proxy.upstream.routing import Route, Tour
+from proxy.upstream.skim import Pattern, Skimmer
 from proxy.upstream.usage import PROMPT_SHARE, billed, output_bound
+from proxy.values import value
 
 UNKNOWN_OUTPUT = 16_384
 """Tokens reserved for a choice that comes in one piece when nobody says how long it can get."""
@@ -40,7 +42,7 @@ _ASIDE = frozenset({"judge", "universal"})
 """Calls whose completions are no samples: they are paid for, and not in the usage that the client is told."""
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Errand:
     """What a call is for, as its ledger rows tell it: `index` is the first draw's place in its query."""
 
@@ -55,11 +57,15 @@ class Errand:
 
 
 class Chunk(NamedTuple):
-    """One chunk of a streamed call: its bytes, the same parsed, and the choices that it finished."""
+    """One chunk of a streamed call: its bytes, the same parsed, and the choices that it finished.
+
+    One that only adds a text, as another did before, is not parsed: it is `alike` that, and finishes nothing.
+    """
 
     raw: bytes
     payload: JSON
-    finished: list[Choice]
+    finished: Sequence[Choice] = ()
+    alike: Pattern | None = None
 
 
 class Posted(NamedTuple):
@@ -303,14 +309,15 @@ class MeteredCall:
         """
         self._sent = True
         lines = self._deployment.lane.stream(self._deployment.endpoint, self._upstream_body(), timeout)
+        skimmer = Skimmer()
         try:
             async for raw in lines:
-                payload = self._parsed(raw)
+                chunk = self._chunk(raw, skimmer)
                 self._deployment.has_streamed = True
                 if self.begun is not None:
                     self.begun()
-                yield Chunk(raw, payload, self._feed(payload))
-                if not await self._extended():
+                yield chunk
+                if not (self._holds() or await self._extended()):
                     self._status = "cut"
                     yield Chunk(b"", {}, self.assembled.cut())
                     return
@@ -375,11 +382,24 @@ class MeteredCall:
         self._finish.update((choice.index, choice.finish_reason) for choice in finished)
         return finished
 
+    def _chunk(self, raw: bytes, skimmer: Skimmer) -> Chunk:
+        text = skimmer.skim(raw)
+        if text is not None and skimmer.pattern is not None:
+            self.assembled.skim(skimmer.pattern, text)
+            return Chunk(raw, skimmer.pattern.payload, alike=skimmer.pattern)
+        payload = self._parsed(raw)
+        finished = self._feed(payload)
+        skimmer.learn(raw, payload)
+        return Chunk(raw, payload, finished)
+
+    def _holds(self) -> bool:
+        """Whether the reservation surely holds what may come next: a bound that is cheap, for it is at every chunk."""
+        # a token is a byte or more, unless deltas were seen to hide some
+        used = max(self.assembled.size, self.assembled.deltas * self._deployment.tokens_per_delta)
+        return used < self._output // 2
+
     async def _extended(self) -> bool:
         """Whether the reservation holds what may come next; asks for another slice when it is nearly used up."""
-        # at every chunk, so the cheap bound first: a token is a byte or more, unless deltas were seen to hide some
-        if max(self.assembled.size, self.assembled.deltas * self._deployment.tokens_per_delta) < self._output // 2:
-            return True
         used = sum(self._estimate(index) for index in range(self.assembled.started))
         most = None if self._bound is None else self._bound * self.granted
         whole = most is not None and self._output >= most

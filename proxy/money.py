@@ -35,8 +35,9 @@ def pico_usd(usd_per_token: object) -> int:
 
 def usd(nano: int) -> str:
     """`nano` (nano-USD) as dollars in plain decimal notation, exact: `usd(1500)` is `"0.0000015"`."""
-    text = f"{Decimal(nano).scaleb(-9):f}"
-    return text.rstrip("0").rstrip(".") if "." in text else text
+    whole, rest = divmod(abs(nano), NANO_PER_USD)
+    text = f"{whole}.{rest:09d}".rstrip("0") if rest else str(whole)
+    return f"-{text}" if nano < 0 else text
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

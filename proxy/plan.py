@@ -1,7 +1,7 @@
 """What will be done with a request, from its wish, its tenant and the configuration; never from its prompt's text."""
 
 from collections.abc import Collection
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from decimal import Decimal
 from math import ceil
 
@@ -14,6 +14,7 @@ from proxy.patterns import pattern
 from proxy.trial import lot
 from proxy.types import JSON, AnswerSpec, Key, LowConfidence, Plan, Strategy, StrategyName, Tenant, VerdictRule
 from proxy.upstream.catalogue import Catalogue
+from proxy.values import value
 from proxy.verdict import SHADOW
 
 _UNSCALED = ("store", "prediction", "web_search_options")
@@ -43,7 +44,7 @@ _COLD = 0.1
 """Up to this temperature samples would be alike (some clients send 0.1 for 0)."""
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Wish:
     """What the request itself asks of tally: body, header and path. None: nothing."""
 

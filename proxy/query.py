@@ -15,9 +15,10 @@ from proxy.scoring import Scorer
 from proxy.types import JSON, AnswerSpec, Choice, Pick, Plan
 from proxy.upstream.deployment import Deployment
 from proxy.upstream.routing import Route
+from proxy.values import value
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Drawn:
     """A finished sample with its text. `row` is its line in the ledger; `place` its place among its query's draws.
 
@@ -45,7 +46,7 @@ class Query:
     picked where there is no vote, `picked` what picked it (None: nothing was to be picked). `stock` is what an earlier
     try of the same request had drawn, `reused` the places of what was taken from it, and `claim` what hears of this
     one's samples. `heard` is called with every sample that is told, and what it votes for. `cached` are
-    the deployments that have its prompt in their caches, or will soon.
+    the deployments that have its prompt in their caches, or will soon. `filtered`: a filter has ended a sample of it.
     """
 
     id: int
@@ -65,6 +66,7 @@ class Query:
     places: int = 0
     rounds: int = 0
     cut: bool = False
+    filtered: bool = False
     head: JSON = field(default_factory=dict)
     errors: list[TallyError] = field(default_factory=list)
     pick: int | None = None
@@ -80,6 +82,7 @@ class Query:
 
     def keep(self, draw: Draw, place: int, row: str, choice: Choice, score: float | None = None) -> Drawn:
         """Keep a finished choice as a sample of this query."""
+        self.filtered |= choice.finish_reason == "content_filter"
         drawn = self.drawn[draw.id] = Drawn(
             draw=draw,
             place=place,

@@ -17,6 +17,7 @@ from proxy.upstream import sse
 from proxy.upstream.deployment import Deployment
 from proxy.upstream.need import Need, Place
 from proxy.upstream.routing import Tour
+from proxy.upstream.skim import Pattern, pattern
 from proxy.upstream.usage import output_bound
 from proxy.verdict import Verdict, failed_row, request_row, verdict
 
@@ -77,9 +78,20 @@ class Relay:
         """The upstream's events as they come. Raises until the first one; after it an error is an event."""
         last = _Last(query)
         try:
-            async with aclosing(self._streamed(query, last)) as events:
-                async for event in events:
-                    yield event
+            tour, whole = self._tour(query), False
+            while not whole:
+                async with tour.stop() as place, self._call(query, place) as call:
+                    renamed = _renamed(place.deployment, query)
+                    async with aclosing(call.payloads(self._left(query, place.deployment))) as chunks:
+                        async for chunk in chunks:
+                            tour.stay()
+                            _keep(query, call, chunk.finished)
+                            for event in last.pass_on(chunk, call, renamed=renamed):
+                                yield event
+                    call.settle()
+                    query.cut |= call.was_cut
+                    query.head = call.assembled.head
+                    whole = True
             found = self._found(query)
         except (TallyError, asyncio.CancelledError, GeneratorExit) as error:
             self._failed(query, error)
@@ -88,22 +100,6 @@ class Relay:
         for event in last.end(found):
             yield event
         yield sse.END
-
-    async def _streamed(self, query: Query, last: "_Last") -> AsyncGenerator[bytes, None]:
-        tour = self._tour(query)
-        while True:
-            async with tour.stop() as place, self._call(query, place) as call:
-                renamed = _renamed(place.deployment, query)
-                async with aclosing(call.payloads(self._left(query, place.deployment))) as chunks:
-                    async for chunk in chunks:
-                        tour.stay()
-                        _keep(query, call, chunk.finished)
-                        for event in last.pass_on(chunk, call, renamed=renamed):
-                            yield event
-                call.settle()
-                query.cut |= call.was_cut
-                query.head = call.assembled.head
-                return
 
     def _found(self, query: Query) -> Verdict:
         found = verdict(query, None)
@@ -174,9 +170,14 @@ class _Last:
         self._plan = query.plan
         self._held: list[JSON] = []
         self._head: JSON = {}
+        self._alike: Pattern | None = None
+        self._told_alike: Pattern | None = None
 
     def pass_on(self, chunk: Chunk, call: MeteredCall, *, renamed: bool) -> list[bytes]:
         """The events to send now."""
+        if chunk.alike is not None:
+            event = self._passed_alike(chunk.raw, chunk.alike, renamed=renamed)
+            return [*self._released(), event] if self._held else [event]
         payload = _as_chunk(chunk.payload)
         if not chunk.raw:
             payload = _finish(call.assembled.head, chunk.finished)
@@ -184,17 +185,38 @@ class _Last:
         if usage_only and not self._plan.include_usage:
             return []
         self._head = call.assembled.head
-        changed = payload is not chunk.payload or renamed
-        if "usage" in payload and not self._plan.include_usage:
-            payload = {key: value for key, value in payload.items() if key != "usage"}
-            changed = True
-        if renamed:
-            _rename(payload, self._query)
+        told = self._told(payload, renamed=renamed)
+        changed = told is not chunk.payload or renamed
+        payload = told
         if self._plan.show_tally and (chunk.finished or not payload.get("choices")):
             self._held.append(payload)
             return []
+        return [*self._released(), _event(payload) if changed else sse.event(chunk.raw)]
+
+    def _released(self) -> list[bytes]:
         held, self._held = self._held, []
-        return [*map(_event, held), _event(payload) if changed else sse.event(chunk.raw)]
+        return list(map(_event, held))
+
+    def _told(self, payload: JSON, *, renamed: bool) -> JSON:
+        """A chunk as its client is told it."""
+        if "usage" in payload and not self._plan.include_usage:
+            payload = {key: value for key, value in payload.items() if key != "usage"}
+        if renamed:
+            _rename(payload, self._query)
+        return payload
+
+    def _passed_alike(self, raw: bytes, alike: Pattern, *, renamed: bool) -> bytes:
+        """The event of a chunk that is like others but for its text."""
+        if alike is not self._alike:
+            told = self._told(alike.payload, renamed=renamed)
+            self._told_alike = pattern(orjson.dumps(told), told) if told is not alike.payload or renamed else alike
+            self._alike = alike
+        if self._told_alike is alike:
+            return sse.event(raw)
+        text = alike.text(raw)
+        if self._told_alike is None or text is None:
+            return _event(self._told(orjson.loads(raw), renamed=renamed))
+        return sse.event(self._told_alike.put(text))
 
     def end(self, found: Verdict) -> list[bytes]:
         """What was kept back, the last of it with the `tally` object."""

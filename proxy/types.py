@@ -3,6 +3,8 @@
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeVar, get_args
 
+from proxy.values import value
+
 T = TypeVar("T")
 
 JSON = dict[str, Any]
@@ -210,7 +212,7 @@ class Key(Limits):
         return (self.revoked_at is None or now < self.revoked_at) and (self.expires_at is None or now < self.expires_at)
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Account:
     """Whom one request's draws are charged to, and under which request."""
 
@@ -219,7 +221,7 @@ class Account:
     request: str
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Usage:
     """Tokens of one upstream call, all choices together. `estimated`: counted here, not told by the provider.
 
@@ -244,7 +246,7 @@ class Usage:
     service: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Choice:
     """One finished choice of an upstream call: its own message, byte for byte what the provider said."""
 
@@ -296,7 +298,7 @@ class Strategy:
     chains: int = 4
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Plan:
     """What will be done with one request, decided before anything is spent.
 

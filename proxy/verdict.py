@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from proxy.answers import Candidate, Composed, kin, question, winner
 from proxy.answers.order import ranked
@@ -19,6 +19,7 @@ from proxy.purse import Purse
 from proxy.query import Drawn, Query
 from proxy.scoring.agreement import AgreementScorer, agreement
 from proxy.types import JSON, Choice, Degraded, Pick, Plan, Strategy
+from proxy.values import value
 
 UNVOTED = "no votes"
 DEADLINE = "deadline"
@@ -31,7 +32,7 @@ _ENOUGH = frozenset({None, CONFIDENT, PRICED, ROUND_CAP, SAMPLE_CAP, SPENT})
 """Why a strategy ends that went its way."""
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Verdict:
     """`winner` is the place of `choice` among the samples, in draw order; `votes` are `(answer, count)`, most first.
 

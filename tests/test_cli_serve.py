@@ -194,6 +194,19 @@ def test_litellm_is_not_imported_where_the_direct_lane_serves(tmp_path: Path) ->
     assert done.stdout.strip() == "[]"
 
 
+def test_the_list_of_commands_imports_none_of_them() -> None:
+    program = (
+        "import sys; from proxy.cli import main; main(['--help'], standalone_mode=False);"
+        "print([name for name in sys.modules if name.split('.')[0] in ('httpx', 'pydantic')"
+        " or name.startswith('proxy.')])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=environment(), capture_output=True, text=True, timeout=60, check=True
+    )
+    assert "serve" in done.stdout
+    assert done.stdout.splitlines()[-1] == "['proxy.cli']"
+
+
 def check(path: Path) -> tuple[int, str, str]:
     result = CliRunner().invoke(main, ["config", "check", str(path)])
     return result.exit_code, result.stdout, result.stderr

@@ -300,3 +300,29 @@ async def test_what_can_be_relayed_or_sliced_is_told_by_plan_and_deployment() ->
         assert sliceable(replace(made.query("off"), route=both))
         made.deployment.defaults = {"max_tokens": 9}
         assert not sliceable(made.query("off"))
+
+
+@pytest.mark.parametrize("usage", [False, True])
+@pytest.mark.parametrize("name", ["small", "renamed"])
+async def test_each_chunk_of_many_alike_is_passed_on_as_it_would_be_alone(name: str, usage: bool) -> None:
+    def chunk(delta: JSON, end: str | None = None) -> JSON:
+        choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": end}
+        return {"id": "c", "model": "small", "choices": [choice], "usage": None}
+
+    texts = ["one", " two", "\n", ' "three"', "", " vier", " 五", " six", " seven"]
+    told = [
+        chunk({"role": "assistant", "content": ""}),
+        *(chunk({"content": each}) for each in texts),
+        chunk({}, "stop"),
+    ]
+    last = {"id": "c", "model": "small", "choices": [], "usage": {"prompt_tokens": 9, "completion_tokens": 9}}
+    lane = Played([orjson.dumps(each) for each in (*told, last)])
+    async with bench(lane=lane) as made:
+        made.route.model = name
+        query = made.query("off", stream=True)
+        query.plan = replace(query.plan, include_usage=usage)
+        chunks = payloads(await stream(made, query))
+        standing = await made.standing()
+    expected = [*told, last] if usage else [{key: each[key] for key in each if key != "usage"} for each in told]
+    assert chunks == [{**each, "model": name} for each in expected]
+    assert standing.spent.nano == RATES.cost(9, 9)

@@ -448,7 +448,7 @@ def stock_of(*texts: str) -> Stock:
 
 async def kept(keeper: Keeper, key: Key, stock: Stock) -> None:
     claim = await keeper.claim(key)
-    claim.settled(stock)
+    claim.settled(lambda: stock)
     claim.left()
 
 
@@ -522,7 +522,7 @@ async def test_a_request_waits_for_one_that_is_being_stopped_and_for_no_other() 
         tasks.start_soon(claim)
         await anyio.wait_all_tasks_blocked()
         assert not found
-        first.settled(stock_of("1"))
+        first.settled(lambda: stock_of("1"))
     assert found[0].stock == stock_of("1")
     assert not other.over.is_set()
 
@@ -541,7 +541,7 @@ async def test_of_several_retries_of_a_running_request_one_gets_its_samples_and_
         with anyio.fail_after(1):
             assert (await keeper.claim(A, Try(1))).stock is EMPTY
         assert not waited
-        first.settled(stock_of("1"))
+        first.settled(lambda: stock_of("1"))
         first.answered()
     assert [claim.stock for claim in waited] == [stock_of("1")]
 
@@ -561,7 +561,7 @@ def test_a_request_younger_than_a_client_is_patient_is_not_its_earlier_try(patie
         clock = Clock()
         keeper = Keeper(clock=clock)
         first = await keeper.claim(A)
-        first.settled(stock_of("1"))
+        first.settled(lambda: stock_of("1"))
         clock.now += age
         async with asyncio.TaskGroup() as tasks:
             later = tasks.create_task(keeper.claim(A, Try(1, patience)))
@@ -579,7 +579,7 @@ async def test_a_wait_that_runs_out_gives_a_claim_all_the_same_and_lets_another_
     async with asyncio.TaskGroup() as tasks:
         later = tasks.create_task(keeper.claim(A, Try(1)))
         await asyncio.sleep(0)
-        first.settled(stock_of("1"))
+        first.settled(lambda: stock_of("1"))
         first.answered()
     assert later.result().stock == stock_of("1")
 
@@ -587,7 +587,7 @@ async def test_a_wait_that_runs_out_gives_a_claim_all_the_same_and_lets_another_
 async def test_what_was_answered_is_forgotten_unless_a_retry_waits_for_it() -> None:
     keeper = Keeper(clock=Clock())
     claim = await keeper.claim(A)
-    claim.settled(stock_of("1"))
+    claim.settled(lambda: stock_of("1"))
     claim.answered()
     claim.left()
     assert (await keeper.claim(A)).stock is EMPTY

@@ -1,9 +1,9 @@
 """What one reply says: an answer with its label."""
 
 from collections.abc import Hashable
-from dataclasses import dataclass
 
 from proxy.answers.canonical import Label
+from proxy.values import value
 
 REFUSAL: Label = ("refusal",)
 """The one ballot of all refusals: seven of them must not lose to one that complies."""
@@ -14,7 +14,7 @@ SAID: Label = ("said",)
 LONGEST_SHOWN = 200
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Answer:
     """What one choice says. `label` is equal for equal answers; `text` is for people, at most 200 characters.
 

@@ -2,11 +2,12 @@
 
 import json
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import lru_cache
 
 from proxy.answers.structured import Document, Documents, dump, parse
 from proxy.types import Choice
+from proxy.values import value
 
 _DEEPEST = 32
 """Objects that lie deeper vote as a whole."""
@@ -17,7 +18,7 @@ _USUAL = 32
 _OBJECT, _ABSENT = ("object",), ("absent",)
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Composed:
     """What to return where fields vote for themselves.
 

@@ -1,12 +1,13 @@
 """Which of the samples with the winning label is returned."""
 
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
 from math import inf
 from statistics import median
 
+from proxy.values import value
 
-@dataclass(frozen=True, slots=True)
+
+@value(frozen=True, slots=True)
 class Candidate:
     """A finished sample. `score` is the verifier's, `mean_logprob` its tokens' mean, `length` any measure.
 

@@ -1,7 +1,7 @@
 """`POST /v1/chat/completions`: one request's way through the house."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 from contextlib import aclosing
 from dataclasses import replace
 from functools import partial
@@ -25,7 +25,7 @@ from proxy.auth import Caller
 from proxy.core.calibration import Calibration
 from proxy.core.prior import Prior
 from proxy.errors import BudgetExceeded, ClientGone, RequestInvalid, TallyError
-from proxy.keeping import Try, fingerprint
+from proxy.keeping import fingerprint
 from proxy.ledger import Refused
 from proxy.plan import TRIAL
 from proxy.purse import Purse
@@ -65,7 +65,7 @@ class ChatEndpoint:
             headers["x-tally-reason"] = query.plan.reason
         if query.plan.degraded:
             headers["x-tally-degraded"] = query.plan.degraded
-        work = _Work(self._services, query, headers, identity=identity, tried=tried(request.headers), entry=entry)
+        work = _Work(self._services, query, headers, identity=identity, client=request.headers, entry=entry)
         make = work.relayed if relayable(query) else work.scaled
 
         async def told() -> Reply:
@@ -108,13 +108,20 @@ class ChatEndpoint:
 
 class _Work:
     def __init__(
-        self, services: Services, query: Query, headers: dict[str, str], *, identity: str, tried: Try, entry: Entry
+        self,
+        services: Services,
+        query: Query,
+        headers: dict[str, str],
+        *,
+        identity: str,
+        client: Mapping[str, str],
+        entry: Entry,
     ) -> None:
         self._services = services
         self._query = query
         self._identity = identity
         self._headers = headers
-        self._tried = tried
+        self._client = client
         self._entry = entry
         self.notes: asyncio.Queue[bytes] | None = None
         if query.plan.stream and query.plan.strategy.name != "off" and Progress.wanted(query.request):
@@ -138,7 +145,9 @@ class _Work:
             # one sample has no confidence, which is known before its first word
             low = {} if self._query.plan.min_confidence is None else render.LOW_CONFIDENCE
             source = self._services.relay.stream(self._query)
-            events = _before_end(await _primed(source), self._shadow)
+            events = await _primed(source)
+            if self._query.plan.shadow is not None:
+                events = _before_end(events, self._shadow)
             return Reply({**self._headers, **low}, events=events, source=source)
         if self._query.plan.reason == TRIAL and sliceable(self._query):
             # a call that is not streamed costs its worst case when its client goes, and nothing of it can be kept
@@ -190,7 +199,7 @@ class _Work:
         # what is not at hand then has the other half of the time to be drawn
         half = max(0.0, query.deadline - services.clock()) / 2
         try:
-            query.claim = await services.keeper.claim(key, self._tried, wait_s=half)
+            query.claim = await services.keeper.claim(key, tried(self._client), wait_s=half)
         except asyncio.CancelledError:
             services.batcher.decline(query)
             raise

@@ -1,14 +1,14 @@
 """Endpoints that are a chat in other words: their requests become chat requests, a chat's reply becomes theirs."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 from proxy.api.serving import Reply, error_event
 from proxy.errors import RequestInvalid, TallyError
 from proxy.types import JSON
+from proxy.values import value
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Spoken:
     """One request: `asked` is the chat request that it means, `told` puts a chat's reply into the endpoint's shape.
 

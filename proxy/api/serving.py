@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Mapping
 from contextlib import aclosing
-from dataclasses import dataclass
 from functools import partial
 
 from starlette.responses import Response
@@ -14,6 +13,7 @@ from proxy.api.render import PING, event
 from proxy.api.sending import Sending
 from proxy.api.wire import envelope, error_response, scrubbed, shown_status
 from proxy.errors import ClientGone, TallyError
+from proxy.values import value
 
 HOLD_S = 10.0
 """How long the headers of a stream are held back, so that an early failure keeps its status; then between pings."""
@@ -24,7 +24,7 @@ WRITE_S = 60.0
 _STREAM_HEADERS = {"content-type": "text/event-stream; charset=utf-8", "cache-control": "no-cache"}
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Reply:
     """What to send: a JSON body, or the events of a stream.
 
@@ -174,8 +174,9 @@ class Served(Response):
 
     async def _stream(self, events: AsyncGenerator[bytes, None], headers: Mapping[str, str], send: Send) -> None:
         async for data in events:
-            await self._open(send, headers)
-            await _body(send, data)
+            if not self._opened:
+                await self._open(send, headers)
+            await send({"type": "http.response.body", "body": data, "more_body": True})
         await _body(send, b"", more=False)
 
     async def _open(self, send: Send, headers: Mapping[str, str]) -> None:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from proxy.core.prior import Prior
+from proxy.values import value
 
 Label = Hashable
 """What a sample votes for. Equal labels are the same answer."""
@@ -36,7 +37,7 @@ sees nothing of one but its answer.
 """
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Draw:
     """One sample to be made. `given` holds the ids of the finished draws that its prompt shows (none: independent)."""
 
@@ -47,7 +48,7 @@ class Draw:
     step: Step = "answer"
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Sample:
     """A finished draw. `label` None abstains; `score` in [0, 1] or None; `tokens` and `cost` are what it took."""
 
@@ -58,21 +59,21 @@ class Sample:
     cost: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Failure:
     """A draw that the upstream lost."""
 
     draw: int
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Denied:
     """A draw that was not started: the budget does not hold it."""
 
     draw: int
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Cancelled:
     """A draw that was stopped on the way, and what it had cost by then."""
 
@@ -83,7 +84,7 @@ class Cancelled:
 Outcome = Sample | Failure | Denied | Cancelled
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Limits:
     """Caps of one query: samples started, and rounds (waves of draws; a conditioned half is a round of its own)."""
 

@@ -6,6 +6,7 @@ from math import isnan
 from typing import Literal
 
 from proxy.core.batch import Draw, Label, Step
+from proxy.values import value
 
 SILENT: frozenset[Step] = frozenset({"feedback", "grade"})
 """Steps whose samples are no answers: they have no ballot, and are never returned."""
@@ -13,7 +14,7 @@ SILENT: frozenset[Step] = frozenset({"feedback", "grade"})
 _REVISING: frozenset[Step] = frozenset({"continue", "refine", "rethink"})
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Ballot:
     """What a sample brings to the vote: its label (None abstains), score, length, and whether it saw others.
 
@@ -43,7 +44,7 @@ class Rule:
     conditioned: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Votes:
     """The result of a vote: `(label, count)` pairs, the leader first, ties in order of first appearance."""
 
@@ -76,7 +77,17 @@ class _Group:
 
     def measure(self, by: str) -> float:
         """What the group is ranked by before its count."""
-        return {"majority": 0.0, "weighted": self.weight, "best": self.best}[by]
+        if by == "majority":
+            return 0.0
+        return self.weight if by == "weighted" else self.best
+
+    def add(self, tokens: int, score: float) -> None:
+        """Count one ballot more."""
+        self.count += 1
+        self.tokens += tokens
+        if score > 0.0:
+            self.weight += score
+        self.best = max(self.best, score)
 
 
 def poll(ballots: Sequence[Ballot], rule: Rule) -> Votes:
@@ -92,10 +103,20 @@ def poll(ballots: Sequence[Ballot], rule: Rule) -> Votes:
     by = rule.by if scores else "majority"
     mean = sum(scores) / len(scores) if scores else 0.0
     for place, ballot in enumerate(voting):
-        if ballot.label is not None:
-            _add(groups.setdefault(ballot.label, _Group(place, ballot.kin)), ballot, mean)
-            for end in range(1, len(ballot.kin) + 1):
-                _add(classes.setdefault(ballot.kin[:end], _Group(place)), ballot, mean)
+        if ballot.label is None:
+            continue
+        told = _score(ballot)
+        score = mean if told is None else told
+        group = groups.get(ballot.label)
+        if group is None:
+            group = groups[ballot.label] = _Group(place, ballot.kin)
+        group.add(ballot.tokens, score)
+        for end in range(1, len(ballot.kin) + 1):
+            kin = ballot.kin[:end]
+            group = classes.get(kin)
+            if group is None:
+                group = classes[kin] = _Group(place)
+            group.add(ballot.tokens, score)
 
     def rank(label: Label) -> tuple[float, ...]:
         group = groups[label]
@@ -113,15 +134,6 @@ def admitted(ballots: Sequence[Ballot], rule: Rule) -> Sequence[Ballot]:
     if rule.conditioned and any(ballot.conditioned and ballot.label is not None for ballot in ballots):
         return [ballot if ballot.conditioned else Ballot(None) for ballot in ballots]
     return ballots
-
-
-def _add(group: _Group, ballot: Ballot, mean: float) -> None:
-    score = _score(ballot)
-    score = mean if score is None else score
-    group.count += 1
-    group.tokens += ballot.tokens
-    group.weight += max(score, 0.0)
-    group.best = max(group.best, score)
 
 
 def _score(ballot: Ballot) -> float | None:

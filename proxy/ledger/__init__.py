@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol, TypeVar
 
 from proxy.types import Account, Key, Tenant
+from proxy.values import value
 
 if TYPE_CHECKING:
     from proxy.ledger.books import Books
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Amount:
     """Money in nano-USD, tokens, and samples."""
 
@@ -36,7 +37,7 @@ class Amount:
         return Amount(self.nano * count, self.tokens * count, self.samples * count)
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Reservation:
     """A wish to spend at most `base + choices * each` on one upstream call; `base` is the prompt, `each` a choice.
 
@@ -51,7 +52,7 @@ class Reservation:
     lifetime: float
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class DrawRow:
     """One line of the ledger: a draw (or a judge's call), what it took and what it cost in nano-USD.
 
@@ -81,7 +82,7 @@ class DrawRow:
         return Amount(self.cost_nano, self.prompt_tokens + self.completion_tokens, self.samples)
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Settlement:
     """The end of a reservation: its rows are what is charged (none: the call was not billed)."""
 
@@ -94,7 +95,7 @@ Hot = Reservation | Settlement
 """What is asked for every upstream call."""
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Ballot:
     """What a draw said, for the ledger: its label (None: abstained), verifier score and mean log-probability."""
 
@@ -121,7 +122,7 @@ class Texts:
     said: tuple[Text, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class RequestRow:
     """One request's verdict. `answer` is the winner's, `first_answer` what one sample would have said.
 
@@ -164,7 +165,7 @@ class Credentials:
     soft: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Refused:
     """What a budget did not hold: a call's `base + choices * each`, or without amounts a vote of unknown cost.
 

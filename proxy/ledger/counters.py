@@ -6,13 +6,13 @@ added up again.
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 from proxy.errors import NotFound
 from proxy.ledger import Amount
 from proxy.ledger.database import Row
 from proxy.ledger.store import MAX_INTEGER, Store
 from proxy.types import Account, Budget
+from proxy.values import value
 from proxy.windows import window
 
 TENANT, KEY = "tenant", "key"
@@ -48,7 +48,7 @@ def unknown(scope: str) -> NotFound:
     return NotFound(f"there is no {kind} {name!r}")
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Window:
     """A budget in the window that holds now. Times are in seconds since 1970."""
 
@@ -59,7 +59,7 @@ class Window:
     spent: Amount
 
 
-@dataclass(frozen=True, slots=True)
+@value(frozen=True, slots=True)
 class Standing:
     """One scope's counters now."""
 

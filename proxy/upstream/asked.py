@@ -14,6 +14,9 @@ _NO_DEARER = _USUAL | {"auto", "flex"}
 _PAID_APART = ("web_search_options", "search_parameters", "enable_search", "web_search", "plugins")
 """Fields that have the provider search, which it bills by the query."""
 
+_LOOKED_AT = frozenset({*_PAID_APART, "tools", "modalities", "service_tier", "speed", "inference_geo"})
+"""Fields without which a body turns nothing on."""
+
 # what the client itself does with these costs no more than their tokens
 _CLIENTS_OWN = ("function", "custom", "computer", "text_editor", "bash", "memory")
 _TEXT = frozenset({"text", "input_text", "output_text", "refusal", "thinking", "tool_use", "tool_result"})
@@ -62,6 +65,10 @@ def impossible_kinds(body: JSON) -> frozenset[str]:
 
 def paid_apart(body: JSON, rates: Rates) -> str | None:
     """The first field of `body` that turns on what is not paid for by the token, or by no rate that is known."""
+    return None if _LOOKED_AT.isdisjoint(body) else _turned_on(body, rates)
+
+
+def _turned_on(body: JSON, rates: Rates) -> str | None:
     for name in _PAID_APART:
         # an empty object turns it on, too
         if body.get(name) not in (None, False):

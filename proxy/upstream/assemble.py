@@ -6,6 +6,7 @@ from typing import Any
 
 from proxy.errors import UpstreamMalformed
 from proxy.types import JSON, Choice
+from proxy.upstream.skim import TEXTS, Pattern
 
 # these name a thing and are sent whole; every other text in a delta is a piece to append
 _WHOLE = frozenset({"role", "id", "type", "name"})
@@ -15,7 +16,6 @@ _PIECED = 1024
 
 _BYTES_A_TOKEN = 4
 _MOST_BYTES_A_TOKEN = 12
-_TEXTS = frozenset({"content", "reasoning_content", "reasoning", "refusal"})
 _WITHOUT_CONTENT = ("tool_calls", "function_call", "refusal")
 
 
@@ -45,9 +45,27 @@ class Assembler:
         self.deltas = 0
         self.finished = 0
         self._partials: dict[int, _Partial] = {}
+        self._alike: Pattern | None = None
+        self._texts: list[str] = []
+
+    def skim(self, alike: Pattern, text: str) -> None:
+        """Take one chunk that only adds `text`, which is not empty, as another one did that was fed: see `Skimmer`."""
+        if self._alike is not alike:
+            self._append()
+            self._alike = alike
+        partial = self._partials[alike.place]
+        if partial.finished:
+            return
+        size = len(text) if text.isascii() else len(text.encode())
+        partial.size += size
+        partial.deltas += 1
+        self.size += size
+        self.deltas += 1
+        self._texts.append(text)
 
     def feed(self, payload: JSON) -> list[Choice]:
         """Take one chunk, or a whole completion; the choices that it finished. Raises UpstreamMalformed."""
+        self._append()
         if not self.head:
             keys = ("id", "created", "model", "system_fingerprint", "service_tier")
             self.head = {key: payload[key] for key in keys if key in payload}
@@ -64,6 +82,7 @@ class Assembler:
 
     def cut(self, reason: str = "length") -> list[Choice]:
         """Finish the unfinished choices with what they hold so far, and `reason` as their finish_reason."""
+        self._append()
         rest = [(index, partial) for index, partial in sorted(self._partials.items()) if not partial.finished]
         for _, partial in rest:
             partial.finished = True
@@ -94,6 +113,14 @@ class Assembler:
     def sizes(self) -> list[int]:
         """Bytes of text of each choice, in order of index."""
         return [partial.size for _, partial in sorted(self._partials.items())]
+
+    def _append(self) -> None:
+        """Put what was skimmed to its message, all at once: adding each to a long text copies that."""
+        if self._alike is not None and self._texts:
+            message, more = self._partials[self._alike.place].message, "".join(self._texts)
+            have = message.get(self._alike.key)
+            message[self._alike.key] = have + more if isinstance(have, str) else more
+            self._texts.clear()
 
     def _served(self, payload: JSON) -> None:
         """Anthropic tells it in its usage, and a stream's first chunks may only repeat what was asked for."""
@@ -196,7 +223,7 @@ def _size(part: JSON) -> int:
     """Bytes of generated text in a message or delta."""
     total = 0
     for key, value in part.items():
-        if key in _TEXTS and isinstance(value, str):
+        if key in TEXTS and isinstance(value, str):
             total += len(value) if value.isascii() else len(value.encode())
     calls, called = part.get("tool_calls"), part.get("function_call")
     if not (calls or called):
