@@ -41,6 +41,7 @@ class GuardedProtocol(HttpToolsProtocol):
         self._watching: set[Callable[[], None]] = set()
         self._lost = False
         self._reading = False
+        self._heard = False
         self._refused = False
         self._parsed = 0
         self._unparsed = 0
@@ -86,7 +87,7 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         """A request begins."""
-        self._reading, self._parsed, self._unparsed = True, 0, 0
+        self._reading, self._heard, self._parsed, self._unparsed = True, True, 0, 0
         self._disarm()
         self._arm()
         super().on_message_begin()
@@ -120,6 +121,11 @@ class GuardedProtocol(HttpToolsProtocol):
         """The request has come whole."""
         if not self._refused:
             super().on_message_complete()
+
+    @property
+    def unheard(self) -> bool:
+        """Whether it is open, and no request of it has begun."""
+        return not (self._heard or self._lost or self._refused)
 
     @property
     def _answering(self) -> bool:

@@ -11,10 +11,13 @@ from math import ceil
 import uvicorn
 
 from proxy.app import Tally
-from proxy.cli.guard import guarded
+from proxy.cli.guard import GuardedProtocol, guarded
 
 _HEARD_S = 0.2
-"""How long a connection that was made just before has to send its request."""
+"""How long a connection has to send its next request."""
+
+_LOOKS = 10
+"""How often that one that has sent none yet, as on a busy machine, has to send its first."""
 
 
 class Server(uvicorn.Server):
@@ -42,10 +45,18 @@ class Server(uvicorn.Server):
             with suppress(OSError):
                 await loop.connect_accepted_socket(self._protocol, connection)
         await asyncio.sleep(_HEARD_S)
+        for _ in range(_LOOKS):
+            if not any(map(_unheard, self.server_state.connections)):
+                return
+            await asyncio.sleep(_HEARD_S)
 
     def _protocol(self) -> asyncio.Protocol:
         kind: Callable[..., asyncio.Protocol] = self.config.http_protocol_class
         return kind(config=self.config, server_state=self.server_state, app_state=self.lifespan.state)
+
+
+def _unheard(connection: asyncio.Protocol) -> bool:
+    return isinstance(connection, GuardedProtocol) and connection.unheard
 
 
 def _again(listener: socket.socket) -> socket.socket:
