@@ -67,13 +67,14 @@ def wish(
     base: Amount | None = None,
     choices: int = 1,
     lifetime: float = 60.0,
+    request: str = "req_1",
 ) -> Reservation:
-    account = Account(tenant, key, "req_1")
+    account = Account(tenant, key, request)
     return Reservation(attempt, account, base or Amount(), Amount(nano, tokens, samples), choices, lifetime)
 
 
-def end(attempt: str, *rows: DrawRow, tenant: str = "acme") -> Settlement:
-    return Settlement(attempt, Account(tenant, None, "req_1"), rows)
+def end(attempt: str, *rows: DrawRow, tenant: str = "acme", request: str = "req_1") -> Settlement:
+    return Settlement(attempt, Account(tenant, None, request), rows)
 
 
 def verdict(request: str = "req_1", *ballots: Ballot, tenant: str = "acme") -> RequestRow:

@@ -250,6 +250,49 @@ def test_a_group_is_granted_what_its_wishes_would_have_been_granted_one_by_one(g
     assert all(one.ok for one in check(books))
 
 
+def test_ballots_stand_beside_their_draws_whether_these_were_settled_in_the_same_group_or_before(
+    group: SimpleNamespace,
+) -> None:
+    books = group.books
+    acme(books)
+    for number in (1, 2):
+        books.reserve(wish(f"early{number}", 1, request=f"req_{number}"))
+        books.reserve(wish(f"late{number}", 1, request=f"req_{number}"))
+        books.settle(end(f"early{number}", row("d0"), request=f"req_{number}"))
+    told = books.together(
+        [end(f"late{number}", row("d1"), row("d2"), request=f"req_{number}") for number in (1, 2)],
+        [None, None],
+        [
+            verdict("req_1", Ballot("d0", "41", 0.1, None), Ballot("d1", "42", 0.2, -1.0)),
+            verdict("req_2", Ballot("d0", "5", 0.3, None), Ballot("d1", None, 0.4, None), Ballot("d9", "5", 1, None)),
+        ],
+    )
+    assert told == [True, True]
+    rows = books.rows("SELECT request, id, label, score, mean_logprob FROM draws ORDER BY request, id").fetchall()
+    assert [tuple(found) for found in rows] == [
+        ("req_1", "d0", "41", 0.1, None),
+        ("req_1", "d1", "42", 0.2, -1.0),
+        ("req_1", "d2", None, None, None),
+        ("req_2", "d0", "5", 0.3, None),
+        ("req_2", "d1", None, 0.4, None),
+        ("req_2", "d2", None, None, None),
+    ]
+    kept = books.rows("SELECT id, answer, first_answer FROM requests ORDER BY id").fetchall()
+    assert [tuple(found) for found in kept] == [("req_1", "42", "41"), ("req_2", "42", "41")]
+    assert all(one.ok for one in check(books))
+
+
+def test_a_group_of_any_size_is_written_whole_and_in_order(group: SimpleNamespace) -> None:
+    books = group.books
+    acme(books)
+    names = [f"a{number:02}" for number in range(79)]
+    assert together(books, *(wish(name, 1) for name in names)) == [1] * 79
+    assert together(books, *(end(name, row(f"d{name}")) for name in names)) == [True] * 79
+    rows = books.rows("SELECT attempt, id FROM draws ORDER BY number").fetchall()
+    assert [tuple(found) for found in rows] == [(name, f"d{name}") for name in names]
+    assert sheet(books)[:2] == (Amount(5 * 79, 7 * 79), Amount())
+
+
 @pytest.mark.parametrize(
     "asked",
     [

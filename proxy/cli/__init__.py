@@ -5,6 +5,7 @@ from importlib import import_module
 import click
 
 from proxy import __version__
+from proxy.cli.uncollected import uncollected
 
 _COMMANDS = {
     "serve": ("proxy.cli.serve", "serve", "Serve the OpenAI API."),
@@ -29,7 +30,8 @@ class _Lazy(click.Group):
         if cmd_name not in _COMMANDS:
             return None
         module, name, _ = _COMMANDS[cmd_name]
-        command: click.Command = getattr(import_module(module), name)
+        with uncollected():
+            command: click.Command = getattr(import_module(module), name)
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 - click's signature

@@ -5,16 +5,22 @@ import os
 import signal
 import socket
 import sys
+from collections.abc import Callable
 from contextlib import ExitStack, suppress
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from types import FrameType
+from typing import TYPE_CHECKING
 
 import click
 
 from proxy.cli.books import clear_errors
 from proxy.cli.folder import private_folder
+from proxy.cli.uncollected import uncollected
 from proxy.errors import ConfigError, Problem
+
+if TYPE_CHECKING:
+    from proxy.cli.server import Server
 
 NOT_STARTED = 3
 """The exit status of a server that could not listen; its log says why."""
@@ -40,6 +46,13 @@ def serve(config_path: Path | None, host: str, port: int, workers: int) -> None:
 
 
 def _serve(config_path: Path | None, host: str, port: int, workers: int, folder: Path | None) -> None:
+    with uncollected():
+        run = _made(config_path, host, port, workers, folder)
+    run()
+
+
+def _made(config_path: Path | None, host: str, port: int, workers: int, folder: Path | None) -> Callable[[], None]:
+    """What serves until it is stopped."""
     # a server pays for its imports, `tally --help` does not
     import structlog
 
@@ -61,11 +74,13 @@ def _serve(config_path: Path | None, host: str, port: int, workers: int, folder:
     if folder is not None:
         crew = Crew(config, workers, folder)
         _keyed(source, host, open_to_all=crew.open_to_all)
-        crew.run(host, port)
-        return
+        return partial(crew.run, host, port)
     tally = Tally(config)
     _keyed(source, host, open_to_all=tally.open_to_all)
-    server = Server(settings(tally, host, port), tally.stopping)
+    return partial(_run, Server(settings(tally, host, port), tally.stopping))
+
+
+def _run(server: "Server") -> None:
     with suppress(KeyboardInterrupt):
         server.run()
     if not server.started:

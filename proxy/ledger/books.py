@@ -7,14 +7,13 @@ from secrets import token_bytes
 from typing import Any, Self
 
 from proxy.ledger.keys import Keys, NewKey
-from proxy.ledger.recording import Recording
 from proxy.ledger.reserving import PART
 from proxy.ledger.store import Synchronous, connect, connect_read_only
 from proxy.ledger.together import Together
 from proxy.types import Key, Limits, Tenant
 
 
-class Books(Together, Recording, Keys):
+class Books(Together, Keys):
     """Tenants, keys, reservations and rows; many processes may each have the file open.
 
     Errors are those of `proxy.errors`, and sqlite3's own where the file is locked, full or broken.

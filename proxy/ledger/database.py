@@ -2,8 +2,10 @@
 
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
 from typing import Any, Protocol
 
+_AT_ONCE = (32, 16, 8, 4, 2, 1)
 _UNAVAILABLE = frozenset(
     {
         sqlite3.SQLITE_BUSY,
@@ -46,6 +48,30 @@ class Cursor(Protocol):
     def __iter__(self) -> Iterator[Any]: ...
 
 
+class Insert:
+    """The statement that inserts rows of so many values (`width`), and the same for several rows at once.
+
+    `into` names the table and its columns; `conflict` is what follows the values.
+    """
+
+    def __init__(self, into: str, width: int, conflict: str = "") -> None:
+        values = f"({', '.join('?' * width)})"
+
+        def inserting(rows: int) -> str:
+            return f"INSERT INTO {into} VALUES {', '.join([values] * rows)} {conflict}"  # noqa: S608 - names of our own
+
+        self.sql = inserting(1)
+        self._several = {rows: inserting(rows) for rows in _AT_ONCE}
+
+    def parts(self, rows: Sequence[Sequence[Any]]) -> Iterator[tuple[str, list[Any]]]:
+        """Statements that together insert all rows, with their values."""
+        done = 0
+        for most, sql in self._several.items():
+            while len(rows) - done >= most:
+                yield sql, list(chain.from_iterable(rows[done : done + most]))
+                done += most
+
+
 class Database(Protocol):
     """An open connection, for one thread at a time; in autocommit outside a transaction.
 
@@ -66,6 +92,9 @@ class Database(Protocol):
     def execute(self, sql: str, values: Sequence[Any] = (), /) -> Cursor: ...  # noqa: D102
 
     def executemany(self, sql: str, values: Iterable[Sequence[Any]], /) -> object: ...  # noqa: D102
+
+    def insert(self, statement: Insert, rows: Sequence[Sequence[Any]], /) -> None:
+        """Insert rows, in order."""
 
     def stream(self, sql: str, values: Sequence[Any] = (), /) -> Iterator[Any]:
         """The rows of a query, some at a time, inside a transaction."""
@@ -88,6 +117,11 @@ class SqliteDatabase(sqlite3.Connection):
     def begin_reading(self) -> None:
         """Writers go on; what they commit is not seen."""
         self.execute("BEGIN")
+
+    def insert(self, statement: Insert, rows: Sequence[Sequence[Any]], /) -> None:
+        """Insert rows, many at once: for each statement this thread may have to wait for the interpreter."""
+        for sql, values in statement.parts(rows):
+            self.execute(sql, values)
 
     def stream(self, sql: str, values: Sequence[Any] = (), /) -> Iterator[Any]:
         """The rows of a query, as they are read."""

@@ -6,7 +6,7 @@ from itertools import islice
 
 from proxy.errors import ConfigError, Problem
 from proxy.ledger.books import Books
-from proxy.ledger.database import Row
+from proxy.ledger.database import Insert, Row
 from proxy.ledger.lock import ServerLock
 from proxy.ledger.opening import is_postgres
 from proxy.ledger.pg_schema import FUNCTIONS
@@ -61,11 +61,10 @@ def _copy_table(source: Books, target: Books, table: str) -> int:
     order = _ORDER.get(table)
     everything = _COPIED.get(table, f"SELECT * FROM {table}")  # noqa: S608 - names of our own
     columns = [name for name in target.columns(everything) if name != order]
-    names, places = ", ".join(f'"{name}"' for name in columns), ", ".join("?" * len(columns))
-    insert = f"INSERT INTO {table} ({names}) VALUES ({places})"  # noqa: S608 - names of our own
-    if table == "meta":
-        # whoever opened the new store may have left a note
-        insert += " ON CONFLICT (name) DO UPDATE SET value = excluded.value"
+    names = ", ".join(f'"{name}"' for name in columns)
+    # whoever opened the new store may have left a note
+    conflict = "ON CONFLICT (name) DO UPDATE SET value = excluded.value" if table == "meta" else ""
+    insert = Insert(f"{table} ({names})", len(columns), conflict)
     rows = source.stream(everything if order is None else f"{everything} ORDER BY {order}")
     count = 0
     while chunk := list(islice(rows, _CHUNK)):

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from proxy.ledger import RequestRow
+from proxy.ledger import Ballot, RequestRow
 
 
 class Names:
@@ -21,7 +21,7 @@ def opaque(row: RequestRow) -> RequestRow:
     names = Names()
     return replace(
         row,
-        ballots=tuple(replace(ballot, label=names.of(ballot.label)) for ballot in row.ballots),
+        ballots=tuple([Ballot(each.draw, names.of(each.label), each.score, each.mean_logprob) for each in row.ballots]),
         answer=names.of(row.answer),
         first_answer=names.of(row.first_answer),
         question=None,

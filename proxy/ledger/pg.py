@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from proxy.errors import ConfigError, Problem
 from proxy.ledger.address import scrubbed
-from proxy.ledger.database import StoreLost
+from proxy.ledger.database import Insert, StoreLost
 
 if TYPE_CHECKING:
     import asyncpg
@@ -143,6 +143,10 @@ class PostgresDatabase:
     def executemany(self, sql: str, values: Iterable[Sequence[Any]], /) -> None:
         """Run one statement for each of the values."""
         self._ask(lambda open_: open_.executemany(numbered(sql), list(values)))
+
+    def insert(self, statement: Insert, rows: Sequence[Sequence[Any]], /) -> None:
+        """Insert rows, in order."""
+        self.executemany(statement.sql, rows)
 
     def stream(self, sql: str, values: Sequence[Any] = (), /) -> Iterator[Any]:
         """The rows of a query, some at a time, inside a transaction."""

@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import fields
 from secrets import token_bytes
 from typing import Self
@@ -11,7 +11,7 @@ from typing import Self
 import orjson
 
 from proxy.errors import ConfigError, Problem
-from proxy.ledger import Amount, DrawRow, Hot, Reservation, Settlement
+from proxy.ledger import Amount, DrawRow, Hot, RequestRow, Reservation, Settlement
 from proxy.ledger.books import Books
 from proxy.ledger.pg import PostgresDatabase
 from proxy.ledger.pg_schema import migrate, version
@@ -151,8 +151,13 @@ class PostgresBooks(Sharing):
         done = _SLOW if row is None else int(row["done"])
         return super().settle(settlement) if done == _SLOW else done > 0
 
-    def together(self, asked: Sequence[Hot], _owners: Sequence[str | None] = ()) -> list[int | bool] | None:
-        """Do all that is asked in one statement, settlements first. None: nothing was done, ask singly."""
+    def together(
+        self, asked: Sequence[Hot], _owners: Sequence[str | None] = (), verdicts: Sequence[RequestRow] = ()
+    ) -> list[int | bool] | None:
+        """Do all that is asked in one statement, settlements first, and then write the verdicts.
+
+        None: nothing was done, ask singly.
+        """
         settles = [each for each in asked if isinstance(each, Settlement)]
         wishes = [each for each in asked if isinstance(each, Reservation)]
         ended = {settlement.attempt for settlement in settles}
@@ -160,11 +165,16 @@ class PostgresBooks(Sharing):
         if len(named) < len(asked) or not all(_counts(wish.base, wish.each) for wish in wishes):
             return None
         told = ([*ended], orjson.dumps(_charged(settles)).decode(), *_columns(wishes))
-        row = self.row(_TOGETHER, *told, self.owner, self.now())
-        if row is None or row["told"] is None:
-            return None
-        for tenant in {wish.account.tenant for wish, told in zip(wishes, row["told"], strict=True) if told == _SLOW}:
-            self.sweep(tenant, most=PART)
+        with self.transaction() if verdicts and not self._db.in_transaction else nullcontext():
+            row = self.row(_TOGETHER, *told, self.owner, self.now())
+            if row is None or row["told"] is None:
+                return None
+            for tenant in {
+                wish.account.tenant for wish, told in zip(wishes, row["told"], strict=True) if told == _SLOW
+            }:
+                self.sweep(tenant, most=PART)
+            if verdicts:
+                self.record_all(verdicts)
         granted = iter(row["told"])
         return [True if isinstance(each, Settlement) else max(0, next(granted)) for each in asked]
 

@@ -4,29 +4,34 @@ A request's `expires_at` says until when its texts are kept; where there is none
 run out is reduced to such names little by little, by whoever tends the books.
 """
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import fields
 from math import inf
 from operator import attrgetter
 from typing import Any
 
-from proxy.ledger import RequestRow
-from proxy.ledger.database import Row, SqliteDatabase
+from proxy.ledger import Ballot, RequestRow
+from proxy.ledger.database import Insert, Row, SqliteDatabase
 from proxy.ledger.opaque import Names, opaque
 from proxy.ledger.reserving import storable
 from proxy.ledger.store import Store
 
 _VERDICT = [field.name for field in fields(RequestRow) if field.name not in ("account", "ballots", "texts")]
 # a request that is written again, as by its shadow, keeps the end of what was stored of it before
-_INSERT_REQUEST = f"""INSERT INTO requests (tenant, key, id, recorded_at, expires_at, {", ".join(_VERDICT)})
-VALUES (?, ?, ?, ?, ?, {", ".join("?" * len(_VERDICT))}) ON CONFLICT (tenant, id) DO UPDATE SET
-expires_at = coalesce(excluded.expires_at, requests.expires_at),
-{", ".join(f"{name} = excluded.{name}" for name in ("key", "recorded_at", *_VERDICT))}"""  # noqa: S608 - names of our own
+_INSERT_REQUEST = Insert(
+    f"requests (tenant, key, id, recorded_at, expires_at, {', '.join(_VERDICT)})",
+    5 + len(_VERDICT),
+    f"""ON CONFLICT (tenant, id) DO UPDATE SET expires_at = coalesce(excluded.expires_at, requests.expires_at),
+    {", ".join(f"{name} = excluded.{name}" for name in ("key", "recorded_at", *_VERDICT))}""",
+)
 # SQLite must not look for them among all draws of the tenant
 _UPDATE_BALLOT = """UPDATE draws SET label = ?, score = ?, mean_logprob = ?
 WHERE request = ? AND tenant || '' = ? AND id = ?"""
-_INSERT_TEXT = """INSERT INTO samples (tenant, request, draw, text, cut) VALUES (?, ?, ?, ?, ?)
-ON CONFLICT (tenant, request, draw) DO UPDATE SET text = excluded.text, cut = excluded.cut"""
+_INSERT_TEXT = Insert(
+    "samples (tenant, request, draw, text, cut)",
+    5,
+    "ON CONFLICT (tenant, request, draw) DO UPDATE SET text = excluded.text, cut = excluded.cut",
+)
 
 _FOUND = "SELECT tenant, id, answer, first_answer FROM requests"
 _HELD = "tenant = ? AND recorded_at < ? AND expires_at IS NOT NULL"
@@ -37,6 +42,9 @@ _REDUCE = """UPDATE requests SET answer = ?, first_answer = ?, question = NULL, 
 WHERE tenant = ? AND id = ?"""
 
 _verdict_values = attrgetter(*_VERDICT)
+
+Cast = tuple[str, str, str]
+"""Whose ballot it is: the tenant, the request, the draw."""
 
 _DAY_S = 86_400.0
 _CHUNK = 32
@@ -54,17 +62,16 @@ class Recording(Store):
 
     def record_all(self, rows: Sequence[RequestRow]) -> None:
         """The same for many requests, in order."""
+        self.write([named(row) for row in rows])
+
+    def write(self, rows: Sequence[RequestRow], cast: Container[Cast] = ()) -> None:
+        """The same for what is `named`. The ballots that are `cast` stand there already."""
         now = self.now()
-        rows = [opaque(row) if row.texts is None else row for row in rows]
         ballots = [
-            (
-                *storable((ballot.label, ballot.score, ballot.mean_logprob)),
-                row.account.request,
-                row.account.tenant,
-                ballot.draw,
-            )
+            (*ballot_values(ballot), row.account.request, row.account.tenant, ballot.draw)
             for row in rows
             for ballot in row.ballots
+            if (row.account.tenant, row.account.request, ballot.draw) not in cast
         ]
         texts = [
             (row.account.tenant, row.account.request, *storable((text.draw, text.text, text.cut)))
@@ -75,7 +82,7 @@ class Recording(Store):
         with self.transaction():
             self.insert(_INSERT_REQUEST, [_request_values(row, now) for row in rows])
             if ballots:
-                self.insert(_UPDATE_BALLOT, ballots)
+                self.update(_UPDATE_BALLOT, ballots)
             if texts:
                 self.insert(_INSERT_TEXT, texts)
 
@@ -119,11 +126,21 @@ class Recording(Store):
         for row in found:
             names, request = Names(), (row["tenant"], row["id"])
             labels = self.rows(_LABELS, *request).fetchall()
-            named = [(names.of(draw["label"]), draw["number"]) for draw in labels]
-            self.insert("UPDATE draws SET label = ? WHERE number = ?", named)
+            renamed = [(names.of(draw["label"]), draw["number"]) for draw in labels]
+            self.update("UPDATE draws SET label = ? WHERE number = ?", renamed)
             self._db.execute("DELETE FROM samples WHERE tenant = ? AND request = ?", request)
             self._db.execute(_REDUCE, (names.of(row["answer"]), names.of(row["first_answer"]), *request))
         return len(found)
+
+
+def named(row: RequestRow) -> RequestRow:
+    """A request as it is written: with names in the place of answers, unless its texts are stored."""
+    return opaque(row) if row.texts is None else row
+
+
+def ballot_values(ballot: Ballot) -> tuple[Any, ...]:
+    """What is written of a ballot, beside its draw."""
+    return storable((ballot.label, ballot.score, ballot.mean_logprob))
 
 
 def _request_values(row: RequestRow, now: float) -> tuple[Any, ...]:

@@ -5,31 +5,39 @@ nobody knows what the provider billed.
 """
 
 import logging
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import fields
 from operator import attrgetter
 from typing import Any
 
 from proxy.ledger import Amount, DrawRow, Reservation, Settlement
 from proxy.ledger.counters import Counters, Standing, affordable, scopes
-from proxy.ledger.database import Row
+from proxy.ledger.database import Insert, Row
 from proxy.ledger.store import MAX_INTEGER
 from proxy.types import Account
 
 _CHARGED = ("tenant", "key", "request", "attempt", "settled_at")
 _DRAW = [f'"{name}"' for name in (*_CHARGED, *(field.name for field in fields(DrawRow)))]
-INSERT_DRAW = f"INSERT INTO draws ({', '.join(_DRAW)}) VALUES ({', '.join('?' * len(_DRAW))})"  # noqa: S608 - names of our own
-INSERT_HELD = """INSERT INTO reservations
-(attempt, tenant, key, request, nano, tokens, samples, prompt_tokens, lifetime, expires_at, owner)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"""
+INSERT_DRAW = Insert(f"draws ({', '.join(_DRAW)}, label, score, mean_logprob)", len(_DRAW) + 3)
+"""The statement of a draw: to whom and when it is charged, then `drawn_values`, and those of its ballot."""
+
+_HELD = ("attempt", "tenant", "key", "request", "nano", "tokens", "samples")
+_WHEN = ("prompt_tokens", "lifetime", "expires_at", "owner")
+_INTO_HELD = f"reservations ({', '.join((*_HELD, *_WHEN))})"
+INSERT_HELD = Insert(_INTO_HELD, len(_HELD) + len(_WHEN))
 """The statement of a reservation, whose values are those of `held_values`."""
+_INSERT_NEW = Insert(_INTO_HELD, len(_HELD) + len(_WHEN), "ON CONFLICT (attempt) DO NOTHING")
+
+NO_BALLOT = (None, None, None)
+"""The values of a ballot that is not cast yet, if it ever is."""
 
 _EXPIRED = "SELECT * FROM reservations WHERE expires_at <= ?"
 PART = 500
 """How many reservations are swept at once while others wait for the books."""
 
 _log = logging.getLogger(__name__)
-_draw_values = attrgetter(*(field.name for field in fields(DrawRow)))
+_drawn = [field.name for field in fields(DrawRow)]
+_draw_values, _ESTIMATED = attrgetter(*_drawn), _drawn.index("estimated")
 
 LOST = "lost"
 """Status of the row that charges a reservation whose end was never told."""
@@ -128,9 +136,7 @@ class Reserving(Counters):
     def _hold(self, reservation: Reservation, choices: int) -> None:
         account = reservation.account
         amount = reservation.base + reservation.each.times(choices)
-        made = self._db.execute(
-            f"{INSERT_HELD} ON CONFLICT (attempt) DO NOTHING", held_values(reservation, amount, self.owner, self.now())
-        )
+        made = self._db.execute(_INSERT_NEW.sql, held_values(reservation, amount, self.owner, self.now()))
         if not made.rowcount:
             raise ValueError(f"attempt {reservation.attempt!r} is reserved already")
         for scope in scopes(account):
@@ -151,7 +157,7 @@ class Reserving(Counters):
         for standing in standings:
             self._charge(standing, cost, Amount(held["nano"], held["tokens"], held["samples"]), moment)
         told = (account.tenant, account.key, account.request, attempt, moment)
-        self._db.executemany(INSERT_DRAW, [(*told, *drawn_values(row)) for row in rows])
+        self._db.insert(INSERT_DRAW, [(*told, *drawn_values(row), *NO_BALLOT) for row in rows])
         return True
 
     def _lose(self, reservations: list[Row]) -> int:
@@ -182,7 +188,7 @@ def tell_swept(left: Collection[Row]) -> None:
         _log.warning("swept", extra={**told, "tenants": len({held["tenant"] for held in left})})
 
 
-def account_of(held: Row) -> Account:
+def account_of(held: Row | Mapping[str, Any]) -> Account:
     """Whose a reservation is."""
     return Account(held["tenant"], held["key"], held["request"])
 
@@ -209,8 +215,13 @@ def _lost(held: Row) -> DrawRow:
 
 
 def drawn_values(row: DrawRow) -> tuple[Any, ...]:
-    """What is written of a draw, but for whom it is charged to."""
-    return storable(_draw_values(row))
+    """What is written of a draw, but for whom it is charged to and its ballot."""
+    texts = f"{row.id}{row.purpose}{row.status}{row.model}{row.deployment}{row.finish_reason}"
+    values = _draw_values(row)
+    # nearly all texts are short and nothing but ASCII
+    if not (texts.isascii() and texts.isprintable()):
+        return storable(values)
+    return (*values[:_ESTIMATED], int(row.estimated), *values[_ESTIMATED + 1 :])
 
 
 def storable(values: Iterable[Any]) -> tuple[Any, ...]:

@@ -9,7 +9,7 @@ from typing import Literal
 
 from proxy.errors import ConfigError, Problem
 from proxy.ledger.address import shown
-from proxy.ledger.database import Cursor, Database, Row, SqliteDatabase
+from proxy.ledger.database import Cursor, Database, Insert, Row, SqliteDatabase
 from proxy.ledger.schema import MIGRATIONS, migrate, version
 
 MAX_INTEGER = 2**63 - 1
@@ -154,9 +154,13 @@ class Store:
         row: Row | None = self._db.execute(sql, values).fetchone()
         return row
 
-    def insert(self, sql: str, rows: Iterable[Sequence[object]]) -> None:
-        """Run one INSERT for each of the rows."""
-        self._db.executemany(sql, rows)
+    def insert(self, statement: Insert, rows: Sequence[Sequence[object]]) -> None:
+        """Insert rows, in order."""
+        self._db.insert(statement, rows)
+
+    def update(self, sql: str, values: Iterable[Sequence[object]]) -> None:
+        """Run one UPDATE for each of the values."""
+        self._db.executemany(sql, values)
 
     def _set_meta(self, name: str, value: bytes) -> None:
         self._db.execute(

@@ -181,28 +181,33 @@ class Writer:
     def _attempt(self, group: Sequence[Operation], *, steps: bool) -> list[tuple[object, Exception | None]]:
         """All in one transaction; with `steps` each may fail alone, without the first that fails ends it."""
         hot = [] if steps else [operation for operation in group if operation.hot is not None]
-        if len(hot) == len(group) > 1:
-            told = self._together(hot)
+        rows = [operation.row for operation in group if operation.row is not None]
+        if len(hot) + len(rows) == len(group) > 1 and hot:
+            told = self._together(hot, rows)
             if told is not None:
-                return [(result, None) for result in told]
+                return self._each(group, iter(told), steps=steps)
         with self._books.transaction():
             self._books.lock(
                 {operation.tenant for operation in group if operation.tenant is not None},
                 {operation.extends for operation in group if operation.extends is not None},
                 others=len(group) > 1 and not all(operation.named for operation in group),
             )
-            told = self._together(hot) if 1 < len(hot) < len(group) else None
+            told = self._together(hot, rows) if hot and 1 < len(hot) + len(rows) < len(group) else None
             return self._each(group, None if told is None else iter(told), steps=steps)
 
     def _each(
         self, group: Sequence[Operation], done: Iterator[int | bool] | None, *, steps: bool
     ) -> list[tuple[object, Exception | None]]:
-        """One by one, but for hot ones that are `done`; verdicts are written together before whatever may read them."""
+        """One by one, but for hot ones and verdicts that are `done`; else verdicts are written together, before what
+        may read them.
+        """
         found: list[tuple[object, Exception | None]] = []
         rows: list[RequestRow] = []
         for operation in group:
             if done is not None and operation.hot is not None:
                 found.append((next(done), None))
+            elif done is not None and operation.row is not None:
+                found.append((None, None))
             elif operation.row is not None and not steps:
                 rows.append(operation.row)
                 found.append((None, None))
@@ -219,10 +224,10 @@ class Writer:
             self._run(Operation(lambda books: books.record_all(written)), step=False)
             rows.clear()
 
-    def _together(self, hot: Sequence[Operation]) -> list[int | bool] | None:
+    def _together(self, hot: Sequence[Operation], rows: Sequence[RequestRow]) -> list[int | bool] | None:
         asked = [operation.hot for operation in hot if operation.hot is not None]
         owners = [operation.owner for operation in hot]
-        told, _ = self._run(Operation(lambda books: books.together(asked, owners)), step=False)
+        told, _ = self._run(Operation(lambda books: books.together(asked, owners, rows)), step=False)
         return cast("list[int | bool] | None", told)
 
     def _run(self, operation: Operation, *, step: bool) -> tuple[object, Exception | None]:

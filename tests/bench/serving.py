@@ -112,6 +112,15 @@ def tally(config: JSON, folder: Path, name: str = "tally", *, settle: bool = Tru
 
 
 @contextmanager
+def relay(base: str, folder: Path) -> Iterator[Running]:
+    """The bare relay of `tests.bench.relay`."""
+    words = [sys.executable, "-m", "tests.bench.relay", base]
+    environ = environment(PYTHONPATH=str(ROOT))
+    with _started("relay", words, folder, "/", environ) as running:
+        yield running
+
+
+@contextmanager
 def litellm(program: Path, entries: Sequence[JSON], folder: Path) -> Iterator[Running]:
     """LiteLLM's proxy with one worker, without a database."""
     file = folder / "litellm.json"

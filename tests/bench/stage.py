@@ -98,6 +98,10 @@ class Stage:
         return self._stack.enter_context(serving.tally(serving.configuration(self.entries(), folder), folder))
 
     @cached_property
+    def relay(self) -> Running:
+        return self._stack.enter_context(serving.relay(FAST.base(self.upstream.port), self.folder("relay")))
+
+    @cached_property
     def litellm(self) -> Running | None:
         """None where it cannot be installed or started, and a note says why."""
         path = self._installed(LITELLM)

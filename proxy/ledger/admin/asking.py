@@ -43,7 +43,8 @@ Metadata = Annotated[dict[str, Any], AfterValidator(_small)]
 class Asked(BaseModel):
     """A body, or the parameters of a query."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+    # built when the first of its kind is asked: a server starts without
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), defer_build=True)
 
 
 class _Unlisted(LimitsConfig):

@@ -10,6 +10,7 @@ from tests.bench.stage import Stage
 
 OFF, VOTE, ADAPTIVE = "tally off", "tally self_consistency 8", "tally adaptive"
 UPSTREAM, LITELLM, ITS_HUB = "upstream itself", "LiteLLM proxy", "its-hub, 8 samples"
+RELAY = "a bare relay: Starlette, aiohttp"
 _ARRIVALS = 40.0
 _OPEN = 3.0
 
@@ -40,6 +41,7 @@ def _contenders(stage: Stage) -> list[Contender]:
     tally = stage.tally
     found = [
         Contender(UPSTREAM, stage.upstream, stage.load(stage.upstream, "fast")),
+        Contender(RELAY, stage.relay, stage.load(stage.relay, "fast")),
         Contender(OFF, tally, stage.load(tally, "fast", "off")),
         Contender(VOTE, tally, stage.load(tally, "fast", "self_consistency")),
         Contender(f"{VOTE}, no n", tally, stage.load(tally, "single", "self_consistency")),
@@ -94,6 +96,7 @@ def _facts(runs: Runs) -> list[Fact]:
         rate = ratio(off, others, lambda run: run.rate)
     return [
         Fact("off: CPU a request", median(off, lambda run: run.cpu_ms), 0.35, " ms"),
+        Fact("off: CPU in terms of a bare relay's", ratio(off, runs[RELAY], lambda run: run.cpu_ms), 3.5, " x"),
         Fact("off: LiteLLM proxy's CPU in terms of it", cpu, 16, " x", least=True),
         Fact("off: requests/s in terms of LiteLLM proxy's", rate, 12, " x", least=True),
         Fact("off: p99 added to the upstream's", added(off, runs[UPSTREAM], lambda run: run.outcome.p99), 10, " ms"),
