@@ -3,7 +3,6 @@
 import asyncio
 import gc
 import os
-import secrets
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -425,4 +424,4 @@ def _traced(environ: Mapping[str, str]) -> "TelemetryConfig":
 
 def _identity() -> str:
     # by their time: what is written together stands together, whatever the ledger's size
-    return f"{time.time_ns() // 1_000_000:012x}{secrets.token_hex(10)}"
+    return f"{time.time_ns() // 1_000_000:012x}{os.urandom(10).hex()}"

@@ -98,7 +98,8 @@ def _prompts(stage: Stage, tally: Running) -> Loads:
 def _by_load(stage: Stage, rounds: int, make: Callable[[Stage, Running], Loads]) -> dict[str, Line]:
     """A server of their own for each axis: what one asked must not weigh on the next."""
     folder = stage.folder("growth")
-    with serving.tally(serving.configuration(stage.entries(["fast", "single"]), folder), folder) as tally:
+    config = serving.configuration(stage.entries(["fast", "single"]), folder, scaling={"max_samples": max(_SAMPLES)})
+    with serving.tally(config, folder) as tally:
         loads = make(stage, tally)
         contenders = [Contender(f"{name}@{x}", tally, load) for (name, x), load in loads.items()]
         runs = measuring.alternate(contenders, rounds)
