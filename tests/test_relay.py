@@ -16,6 +16,7 @@ from proxy.relay import Relay, relayable, sliceable
 from proxy.types import JSON, Tenant
 from proxy.upstream.group import Group
 from proxy.upstream.routing import Route
+from proxy.upstream.sse import EventParser
 from proxy.upstream.usage import prompt_bound
 from tests.fake_upstream import Drop, FakeUpstream, Fault, Malformed, Reply
 from tests.one_piece import OnePiece
@@ -300,6 +301,14 @@ async def test_what_can_be_relayed_or_sliced_is_told_by_plan_and_deployment() ->
         assert sliceable(replace(made.query("off"), route=both))
         made.deployment.defaults = {"max_tokens": 9}
         assert not sliceable(made.query("off"))
+
+
+async def test_chunks_that_are_written_on_several_lines_reach_the_client_whole() -> None:
+    text = b'data: {"id":"c",\ndata: "choices":[{"index":0,"delta":{"content":"%s"}}]}\n\n'
+    chunks = EventParser().feed(b"".join(text % word for word in (b"six", b" times", b" seven")))
+    async with bench(lane=Played(chunks)) as made:
+        told = payloads(await stream(made, made.query("off", stream=True)))
+    assert [chunk["choices"][0]["delta"]["content"] for chunk in told[:3]] == ["six", " times", " seven"]
 
 
 @pytest.mark.parametrize("usage", [False, True])

@@ -40,7 +40,7 @@ class Pattern(NamedTuple):
 def pattern(raw: bytes, payload: JSON) -> Pattern | None:
     """The pattern of a chunk that was read, as `payload`, without trouble; None where it does more than add a text."""
     choice = _choice(payload)
-    said = [] if choice is None else [(key, text) for key, text in choice["delta"].items() if text and key != "role"]
+    said = [] if choice is None else [(key, text) for key, text in choice["delta"].items() if not _still(key, text)]
     if choice is None or len(said) != 1 or said[0][0] not in TEXTS or not isinstance(said[0][1], str):
         return None
     key, text = said[0]
@@ -60,13 +60,18 @@ def pattern(raw: bytes, payload: JSON) -> Pattern | None:
     return Pattern(before + b'"', b'"' + after, int(choice.get("index") or 0), key, alike)
 
 
+def _still(key: str, value: object) -> bool:
+    """Whether a field of a delta changes nothing, however often it is said, and whatever was said between."""
+    return value is None or value == [] or (key in TEXTS and value == "") or (key == "role" and isinstance(value, str))
+
+
 def _choice(payload: JSON) -> JSON | None:
     """The one choice of a chunk that only goes on with it."""
     choices: list[JSON] = payload.get("choices") or []
-    if len(choices) != 1 or payload.get("usage"):
+    if len(choices) != 1 or payload.get("usage") is not None:
         return None
     choice = choices[0]
-    whole = choice.get("message") or choice.get("logprobs") or choice.get("finish_reason")
+    whole = "message" in choice or choice.get("logprobs") or choice.get("finish_reason")
     return None if whole or not isinstance(choice.get("delta"), dict) else choice
 
 

@@ -7,8 +7,8 @@ _DATA = b"data: "
 
 
 def event(data: bytes) -> bytes:
-    """One event with `data`, a line of JSON."""
-    return _DATA + data + b"\n\n"
+    """One event with `data`, which is JSON: a provider may have written it on several lines, which mean no more."""
+    return _DATA + data.replace(b"\n", b" ") + b"\n\n"
 
 
 def data(item: bytes) -> bytes | None:
