@@ -87,7 +87,7 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         """A request begins."""
-        self._reading, self._heard, self._parsed, self._unparsed = True, True, 0, 0
+        self._reading, self._parsed, self._unparsed = True, 0, 0
         self._disarm()
         self._arm()
         super().on_message_begin()
@@ -106,7 +106,7 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """Hand the request on, where its headers are within the bounds."""
-        self._reading = False
+        self._reading, self._heard = False, True
         self._disarm()
         if not self._refused:
             self.scope["extensions"] = {EXTENSION: self}  # type: ignore[dict-item]  # the key is tally's own
@@ -124,7 +124,7 @@ class GuardedProtocol(HttpToolsProtocol):
 
     @property
     def unheard(self) -> bool:
-        """Whether it is open, and no request of it has begun."""
+        """Whether it is open, and no request of it has come as far as its headers' end."""
         return not (self._heard or self._lost or self._refused)
 
     @property

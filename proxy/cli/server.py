@@ -29,11 +29,15 @@ class Server(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Refuse new connections, and wait for the requests in flight, and for the application."""
+        clock = asyncio.get_running_loop().time
+        began, most = clock(), self.config.timeout_graceful_shutdown or 0
         self._stopping()
-        await self._close()
+        await self._close(min(_LOOKS, int(most / _HEARD_S / 2)))
+        # what was waited for by then is a part of it
+        self.config.timeout_graceful_shutdown = max(0.0, most - (clock() - began))  # type: ignore[assignment]  # a number
         await super().shutdown(sockets)
 
-    async def _close(self) -> None:
+    async def _close(self, looks: int) -> None:
         """Stop listening. Who is connected by then is let in, and served if a request comes at once."""
         listeners = [_again(listener) for server in self.servers for listener in server.sockets]
         for server in self.servers:
@@ -45,8 +49,9 @@ class Server(uvicorn.Server):
             with suppress(OSError):
                 await loop.connect_accepted_socket(self._protocol, connection)
         await asyncio.sleep(_HEARD_S)
-        for _ in range(_LOOKS):
-            if not any(map(_unheard, self.server_state.connections)):
+        for _ in range(looks):
+            # a second interrupt breaks off
+            if self.force_exit or not any(map(_unheard, self.server_state.connections)):
                 return
             await asyncio.sleep(_HEARD_S)
 
