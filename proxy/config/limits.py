@@ -88,7 +88,7 @@ Name = Annotated[str, Field(min_length=1, max_length=256)]
 class Section(BaseModel):
     """A part of the file; what it does not know is a mistake."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), defer_build=True)
 
 
 class BudgetConfig(Section):

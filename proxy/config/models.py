@@ -175,7 +175,7 @@ class LiteLLMParams(BaseModel):
     the two, any other stands in place of the price list's own.
     """
 
-    model_config = ConfigDict(extra="allow", frozen=True, protected_namespaces=())
+    model_config = ConfigDict(extra="allow", frozen=True, protected_namespaces=(), defer_build=True)
 
     model: Name
     api_base: HttpUrl | None = None
@@ -240,7 +240,7 @@ class LiteLLMParams(BaseModel):
 class ModelInfo(BaseModel):
     """What is known of a deployment; LiteLLM's other `model_info` keys are accepted and not read."""
 
-    model_config = ConfigDict(extra="allow", frozen=True, protected_namespaces=())
+    model_config = ConfigDict(extra="allow", frozen=True, protected_namespaces=(), defer_build=True)
 
     max_output_tokens: PositiveInt | None = Field(
         default=None, description="the most the model ever generates in one choice"

@@ -77,7 +77,7 @@ def main(
         rows or (_QUICK_ROWS if quick else _ROWS),
         quick,
     )
-    told = f"{datetime.now(UTC):%Y-%m-%d}, {machine()}, {platform.system()} {platform.release()}"
+    told = f"{datetime.now(UTC):%Y-%m-%d}, {machine()}, {platform.system()}"
     found = []
     for each in _measured(names or tuple(SECTIONS), effort, folder.resolve()):
         found.append(each)
