@@ -35,11 +35,15 @@ class Bounds:
     """`prompt_bound` of one body after another: parts that are the very same as before are not counted again."""
 
     def __init__(self) -> None:
+        self._body: JSON | None = None
         self._parts: JSON = {}
         self._bound = 0
 
     def of(self, body: JSON) -> int:
-        """The bound of `body`."""
+        """The bound of `body`, which nobody changes."""
+        if body is self._body:
+            return self._bound
+        self._body = body
         parts = {name: value for name, value in body.items() if name not in _SETTINGS}
         known = self._parts
         if parts.keys() != known.keys() or any(known[name] is not value for name, value in parts.items()):
