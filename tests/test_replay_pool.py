@@ -107,7 +107,7 @@ def test_a_gzipped_pool_is_known_by_its_content_and_named_without_its_endings(tm
     assert read_pool(packed).name == "a"
 
 
-@pytest.mark.parametrize("content", [b"\x1f\x8bnot gzip", gzip.compress(line().encode())[:-9], None])
+@pytest.mark.parametrize("content", [b"\x1f\x8bnot gzip", gzip.compress(line().encode(), mtime=0)[:-9], None])
 def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, content: bytes | None) -> None:
     file = tmp_path / "pool.jsonl.gz"
     if content is not None:
