@@ -110,17 +110,25 @@ def test_a_stopped_server_waits_no_longer_for_its_requests_than_it_was_told(tmp_
         data = configuration(upstream.base_url, tmp_path, general_settings={"shutdown_s": 1})
         (tmp_path / "tally.json").write_text(json.dumps(data))
         with serving(upstream, tmp_path, "--config", "tally.json", environ={}) as server:
+            assert seconds_to_stop(server, upstream) < 20
 
-            def ask() -> None:
-                with suppress(httpx.TransportError):
-                    server.ask("small", "/off/v1", KEY)
 
-            client = threading.Thread(target=ask)
-            client.start()
-            upstream.wait(lambda: upstream.in_flight == 1)
-            server.process.send_signal(signal.SIGTERM)
-            server.process.wait(20)
-            client.join(20)
+def seconds_to_stop(server: Server, upstream: FakeUpstream) -> float:
+    """How long a server takes to stop while a request hangs at its provider."""
+
+    def ask() -> None:
+        with suppress(httpx.TransportError):
+            server.ask("small", "/off/v1", KEY)
+
+    client = threading.Thread(target=ask)
+    client.start()
+    upstream.wait(lambda: upstream.in_flight == 1)
+    began = time.monotonic()
+    server.process.send_signal(signal.SIGTERM)
+    server.process.wait(20)
+    took = time.monotonic() - began
+    client.join(20)
+    return took
 
 
 def test_what_nobody_waits_for_has_only_the_time_that_requests_left_of_it(tmp_path: Path) -> None:

@@ -364,16 +364,22 @@ def test_whether_the_store_takes_a_row_is_tried_without_waiting_for_another_repl
     assert first.row("SELECT 1 FROM meta WHERE name LIKE 'probed%'") is None
 
 
-def test_a_replica_whose_network_was_cut_goes_on_at_once_and_holds_up_nobody(
-    postgres: NewDatabase, clock: SimpleNamespace
-) -> None:
-    url = postgres()
+@contextmanager
+def behind_a_network(url: str, clock: SimpleNamespace) -> Iterator[tuple[Network, PostgresBooks, PostgresBooks]]:
+    """A network that can be cut, books that reach their server through it alone, and others that need it not."""
     network = Network(url)
     with (
         closing(network),
         closing(PostgresBooks.open_url(network.url, clock=lambda: float(clock.now), timeout=0.5)) as cut,
         closing(PostgresBooks.open_url(url, clock=lambda: float(clock.now), timeout=5.0)) as other,
     ):
+        yield network, cut, other
+
+
+def test_a_replica_whose_network_was_cut_goes_on_at_once_and_holds_up_nobody(
+    postgres: NewDatabase, clock: SimpleNamespace
+) -> None:
+    with behind_a_network(postgres(), clock) as (network, cut, other):
         cut.take_part()
         other.take_part()
         cut.add_tenant(Tenant("acme"))
@@ -551,14 +557,7 @@ def test_a_lost_connection_is_made_anew_only_once_the_server_has_let_go_of_it(
     postgres: NewDatabase, clock: SimpleNamespace
 ) -> None:
     """Else the server may commit, later, what was given up."""
-    url = postgres()
-    network = Network(url)
-    with (
-        closing(network),
-        closing(PostgresBooks.open_url(network.url, clock=lambda: float(clock.now), timeout=0.5)) as cut,
-        closing(PostgresBooks.open_url(url, clock=lambda: float(clock.now), timeout=5.0)) as other,
-        stopped(cut) as go_on,
-    ):
+    with behind_a_network(postgres(), clock) as (network, cut, other), stopped(cut) as go_on:
         network.cut()
         for _ in range(2):
             with pytest.raises(StoreLost):

@@ -3,17 +3,15 @@
 import json
 import signal
 import socket
-import threading
 import time
-from contextlib import suppress
 from pathlib import Path
 
 import httpx
 
 from tests.fake_upstream import FakeUpstream, Reply
 from tests.process import Server, serving
-from tests.served import KEY, configuration
-from tests.test_cli_serve import ANSWER
+from tests.served import configuration
+from tests.test_cli_serve import ANSWER, seconds_to_stop
 
 _WHOLE = b"GET /health/liveliness HTTP/1.1\r\nhost: x\r\n\r\n"
 
@@ -56,17 +54,4 @@ def test_who_says_nothing_takes_nothing_on_top_of_what_a_stop_may_take(tmp_path:
     with FakeUpstream(Reply([ANSWER], latency=60)) as upstream:
         _configured(upstream, tmp_path, shutdown_s=3)
         with serving(upstream, tmp_path, "--config", "tally.json", environ={}) as server, _connect(server):
-
-            def ask() -> None:
-                with suppress(httpx.TransportError):
-                    server.ask("small", "/off/v1", KEY)
-
-            client = threading.Thread(target=ask)
-            client.start()
-            upstream.wait(lambda: upstream.in_flight == 1)
-            stopped = time.monotonic()
-            server.process.send_signal(signal.SIGTERM)
-            server.process.wait(20)
-            took = time.monotonic() - stopped
-            client.join(20)
-        assert took < 4.8
+            assert seconds_to_stop(server, upstream) < 4.8

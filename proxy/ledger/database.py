@@ -6,6 +6,8 @@ from itertools import chain
 from typing import Any, Protocol
 
 _AT_ONCE = (32, 16, 8, 4, 2, 1)
+"""Rows that one statement inserts: few sizes, so that each is prepared once."""
+
 _UNAVAILABLE = frozenset(
     {
         sqlite3.SQLITE_BUSY,

@@ -43,8 +43,8 @@ WHERE tenant = ? AND id = ?"""
 
 _verdict_values = attrgetter(*_VERDICT)
 
-Cast = tuple[str, str, str]
-"""Whose ballot it is: the tenant, the request, the draw."""
+Voter = tuple[str, str, str]
+"""Whose a ballot is: the tenant, the request and the draw, by their names and ids."""
 
 _DAY_S = 86_400.0
 _CHUNK = 32
@@ -64,8 +64,8 @@ class Recording(Store):
         """The same for many requests, in order."""
         self.write([named(row) for row in rows])
 
-    def write(self, rows: Sequence[RequestRow], cast: Container[Cast] = ()) -> None:
-        """The same for what is `named`. The ballots that are `cast` stand there already."""
+    def write(self, rows: Sequence[RequestRow], cast: Container[Voter] = ()) -> None:
+        """The same for what is `named`. The ballots of the voters `cast` stand there already."""
         now = self.now()
         ballots = [
             (*ballot_values(ballot), row.account.request, row.account.tenant, ballot.draw)

@@ -21,12 +21,11 @@ _DRAW = [f'"{name}"' for name in (*_CHARGED, *(field.name for field in fields(Dr
 INSERT_DRAW = Insert(f"draws ({', '.join(_DRAW)}, label, score, mean_logprob)", len(_DRAW) + 3)
 """The statement of a draw: to whom and when it is charged, then `drawn_values`, and those of its ballot."""
 
-_HELD = ("attempt", "tenant", "key", "request", "nano", "tokens", "samples")
-_WHEN = ("prompt_tokens", "lifetime", "expires_at", "owner")
-_INTO_HELD = f"reservations ({', '.join((*_HELD, *_WHEN))})"
-INSERT_HELD = Insert(_INTO_HELD, len(_HELD) + len(_WHEN))
+_INTO_HELD = """reservations
+(attempt, tenant, key, request, nano, tokens, samples, prompt_tokens, lifetime, expires_at, owner)"""
+INSERT_HELD = Insert(_INTO_HELD, 11)
 """The statement of a reservation, whose values are those of `held_values`."""
-_INSERT_NEW = Insert(_INTO_HELD, len(_HELD) + len(_WHEN), "ON CONFLICT (attempt) DO NOTHING")
+_INSERT_NEW = Insert(_INTO_HELD, 11, "ON CONFLICT (attempt) DO NOTHING")
 
 NO_BALLOT = (None, None, None)
 """The values of a ballot that is not cast yet, if it ever is."""

@@ -8,7 +8,7 @@ import orjson
 from proxy.errors import NotFound
 from proxy.ledger import Amount, Hot, RequestRow, Reservation, Settlement
 from proxy.ledger.counters import Standing, affordable, scopes
-from proxy.ledger.recording import Cast, Recording, ballot_values, named
+from proxy.ledger.recording import Recording, Voter, ballot_values, named
 from proxy.ledger.reserving import (
     INSERT_DRAW,
     INSERT_HELD,
@@ -92,10 +92,10 @@ class Together(Recording, Reserving):
         settles: Sequence[Settlement],
         held: Mapping[str, Mapping[str, Any]],
         tally: "dict[str, _Sums]",
-        ballots: Mapping[Cast, tuple[Any, ...]],
-    ) -> set[Cast]:
-        """Charge what was held; returns the draws whose ballots stand beside them now."""
-        drawn, cast = [], set[Cast]()
+        ballots: Mapping[Voter, tuple[Any, ...]],
+    ) -> set[Voter]:
+        """Charge what was held; returns the voters whose ballots stand beside their draws now."""
+        drawn, cast = [], set[Voter]()
         for settlement in settles:
             row = held.get(settlement.attempt)
             if row is None:
@@ -106,10 +106,10 @@ class Together(Recording, Reserving):
                 tally[scope].settle(cost, Amount(row["nano"], row["tokens"], row["samples"]))
             told = (account.tenant, account.key, account.request, settlement.attempt, self.now())
             for each in settlement.rows:
-                place = account.tenant, account.request, each.id
-                if place in ballots:
-                    cast.add(place)
-                drawn.append((*told, *drawn_values(each), *ballots.get(place, NO_BALLOT)))
+                voter = account.tenant, account.request, each.id
+                if voter in ballots:
+                    cast.add(voter)
+                drawn.append((*told, *drawn_values(each), *ballots.get(voter, NO_BALLOT)))
         if held:
             self._db.execute(_DELETE, (_json([*held]),))
         self._db.insert(INSERT_DRAW, drawn)
