@@ -22,7 +22,8 @@ from tests.bench.serving import ROOT
 from tests.bench.stage import FAST, Stage
 from tests.process import environment
 
-DIRECT, OTHERS = ("deepseek", "mistral", "together_ai", "anthropic"), ("groq",)
+DIRECT = ("deepseek", "mistral", "together_ai", "anthropic", "groq")
+OTHERS = ("cerebras", "perplexity", "hosted_vllm")
 """Providers whose transforms can be driven directly, and those for which `acompletion` must be called."""
 
 _AT_ONCE = 8
